@@ -1,0 +1,242 @@
+"""The vocabulary: attributes, the groups that share a head, and the face regions the groups look at.
+
+A *group* is a set of attributes that one head predicts from one face region. The eight region names
+are the reported group names of MGMTN; the assignment of CelebA's attributes to them is ours, taken
+from public code that uses the same eight names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+REGIONS: tuple[str, ...] = (
+    "mouth",
+    "ear",
+    "lower_face",
+    "cheeks",
+    "nose",
+    "eyes",
+    "hair",
+    "object",
+)
+"""The eight regions a mask is drawn for, in mask-channel order. `object` is the whole face."""
+
+DEFAULT_GROUP = "object"
+"""The group of an attribute that no group claims."""
+
+CELEBA_ATTRIBUTES: tuple[str, ...] = (
+    "5_o_Clock_Shadow",
+    "Arched_Eyebrows",
+    "Attractive",
+    "Bags_Under_Eyes",
+    "Bald",
+    "Bangs",
+    "Big_Lips",
+    "Big_Nose",
+    "Black_Hair",
+    "Blond_Hair",
+    "Blurry",
+    "Brown_Hair",
+    "Bushy_Eyebrows",
+    "Chubby",
+    "Double_Chin",
+    "Eyeglasses",
+    "Goatee",
+    "Gray_Hair",
+    "Heavy_Makeup",
+    "High_Cheekbones",
+    "Male",
+    "Mouth_Slightly_Open",
+    "Mustache",
+    "Narrow_Eyes",
+    "No_Beard",
+    "Oval_Face",
+    "Pale_Skin",
+    "Pointy_Nose",
+    "Receding_Hairline",
+    "Rosy_Cheeks",
+    "Sideburns",
+    "Smiling",
+    "Straight_Hair",
+    "Wavy_Hair",
+    "Wearing_Earrings",
+    "Wearing_Hat",
+    "Wearing_Lipstick",
+    "Wearing_Necklace",
+    "Wearing_Necktie",
+    "Young",
+)
+"""CelebA's 40 attributes in the order of `list_attr_celeba.txt`."""
+
+CELEBA_GROUPS: dict[str, tuple[str, ...]] = {
+    "mouth": (
+        "5_o_Clock_Shadow",
+        "Big_Lips",
+        "Mouth_Slightly_Open",
+        "Mustache",
+        "No_Beard",
+        "Wearing_Lipstick",
+    ),
+    "ear": ("Wearing_Earrings",),
+    "lower_face": ("Double_Chin", "Goatee", "Wearing_Necklace", "Wearing_Necktie"),
+    "cheeks": ("High_Cheekbones", "Rosy_Cheeks", "Sideburns"),
+    "nose": ("Big_Nose", "Pointy_Nose"),
+    "eyes": (
+        "Arched_Eyebrows",
+        "Bags_Under_Eyes",
+        "Bushy_Eyebrows",
+        "Eyeglasses",
+        "Narrow_Eyes",
+    ),
+    "hair": (
+        "Bald",
+        "Bangs",
+        "Black_Hair",
+        "Blond_Hair",
+        "Brown_Hair",
+        "Gray_Hair",
+        "Receding_Hairline",
+        "Straight_Hair",
+        "Wavy_Hair",
+        "Wearing_Hat",
+    ),
+    "object": (
+        "Attractive",
+        "Blurry",
+        "Chubby",
+        "Heavy_Makeup",
+        "Male",
+        "Oval_Face",
+        "Pale_Skin",
+        "Smiling",
+        "Young",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AttributeSet:
+    """Attributes in label order, and the group of each.
+
+    Attributes:
+      names: the A attribute names, in the order of the label vector.
+      groups: group name -> names of its attributes. Every attribute is in exactly one group, no
+        group is empty.
+      regions: group name -> one of `REGIONS`, for groups that are not named after their region.
+    """
+
+    names: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]]
+    regions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("an attribute set needs at least one attribute")
+        if len(set(self.names)) != len(self.names):
+            repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ValueError(f"attribute names repeat: {', '.join(repeated)}")
+        grouped = [name for members in self.groups.values() for name in members]
+        for name in grouped:
+            if name not in self.names:
+                raise ValueError(f"a group names the attribute {name!r}, which is not in the set")
+        if sorted(grouped) != sorted(self.names):
+            raise ValueError("every attribute must be in exactly one group")
+        for group, region in self.regions.items():
+            if group not in self.groups or region not in REGIONS:
+                raise ValueError(
+                    f"cannot let group {group!r} look at region {region!r}: "
+                    f"groups are {', '.join(self.groups)}, regions are {', '.join(REGIONS)}"
+                )
+
+    @classmethod
+    def create(
+        cls,
+        names: Sequence[str],
+        groups: Mapping[str, Sequence[str]] | None = None,
+        regions: Mapping[str, str] | None = None,
+    ) -> AttributeSet:
+        """Builds a set from a partial grouping.
+
+        CelebA's own names fall into their usual groups when `groups` is not given; attributes that
+        no group claims go to `object`; groups without an attribute are dropped. The order is
+        `REGIONS` first, then any other groups as they come.
+
+        Raises:
+          ValueError: if names repeat, an attribute is in two groups, a group names an attribute
+            that is not in `names`, or a region is not one of `REGIONS`.
+        """
+        if groups is None:
+            groups = {
+                group: tuple(name for name in members if name in names)
+                for group, members in CELEBA_GROUPS.items()
+            }
+        claimed = {name for members in groups.values() for name in members}
+        complete = {group: tuple(members) for group, members in groups.items()}
+        complete[DEFAULT_GROUP] = complete.get(DEFAULT_GROUP, ()) + tuple(
+            name for name in names if name not in claimed
+        )
+        order = [group for group in REGIONS if complete.get(group)]
+        order += [group for group in complete if group not in REGIONS and complete[group]]
+        return cls(
+            names=tuple(names),
+            groups={group: complete[group] for group in order},
+            regions={g: r for g, r in (regions or {}).items() if g in order},
+        )
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The G groups that have a head, in head order."""
+        return tuple(self.groups)
+
+    @property
+    def group_indices(self) -> tuple[tuple[int, ...], ...]:
+        """For each group, the label indices of its attributes."""
+        return tuple(
+            tuple(self.names.index(name) for name in members) for members in self.groups.values()
+        )
+
+    @property
+    def attribute_groups(self) -> np.ndarray:
+        """(A,) index into `group_names` for each attribute."""
+        index = np.empty(len(self.names), np.int32)
+        for group, members in enumerate(self.group_indices):
+            index[list(members)] = group
+        return index
+
+    @property
+    def region_indices(self) -> tuple[int, ...]:
+        """For each group, the mask channel it looks at: its own name's, its `regions` entry's, or
+        the whole face."""
+        return tuple(
+            REGIONS.index(self.regions.get(group, group if group in REGIONS else DEFAULT_GROUP))
+            for group in self.groups
+        )
+
+    def group_of(self, name: str) -> str:
+        """The group of one attribute."""
+        return self.group_names[int(self.attribute_groups[self.names.index(name)])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as `attributes.json` and a checkpoint's metadata hold it."""
+        return {
+            "attributes": list(self.names),
+            "groups": {group: list(members) for group, members in self.groups.items()},
+            "regions": dict(self.regions),
+        }
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> AttributeSet:
+        """The inverse of `to_dict`."""
+        return cls.create(tree["attributes"], tree["groups"], tree.get("regions"))
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+
+CELEBA = AttributeSet.create(CELEBA_ATTRIBUTES)
+"""CelebA's and LFWA's 40 attributes in their eight groups."""
