@@ -1,0 +1,62 @@
+# `make help` lists what can be asked for. Everything made lands in .venv and build.
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= build/demo
+FACES ?= 4000
+WORKERS ?= 2
+
+python := $(VENV)/bin/python
+pip := $(python) -m pip install --quiet --disable-pip-version-check
+sources := mgmtn_jax landmarks experiments tests
+
+# $(call stage,what it does,command): says what starts, runs it, says how long it took.
+define stage
+@echo "==> $(1)"; start=$$(date +%s); $(2) && echo "    took $$(($$(date +%s) - start)) s"
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) FACES=$(FACES) WORKERS=$(WORKERS)"
+
+demo: $(VENV)/.runtime ## draw faces, find landmarks, train, evaluate, write the report (ten minutes on two cores)
+	$(call stage,drawing $(FACES) faces and finding their landmarks,$(python) -m landmarks.precompute \
+	  --source=drawn --limit=$(FACES) --seed=0 --out_dir=$(DEMO)/data --num_workers=$(WORKERS))
+	$(call stage,training (a second run resumes),$(python) -m experiments.train \
+	  --config=experiments/configs/demo.py --workdir=$(DEMO)/run --config.data.dir=$(DEMO)/data)
+	$(call stage,evaluating on the test faces,$(python) -m experiments.evaluate \
+	  --workdir=$(DEMO)/run --data_dir=$(DEMO)/data --split=test --out=$(DEMO))
+	@echo "Open $(DEMO)/report/index.html in a browser; the figures are in $(DEMO)/metrics.json."
+
+test: $(VENV)/.test ## run the whole test suite, warnings are errors
+	$(python) -m pytest
+
+lint: $(VENV)/.dev ## check style, format and types
+	$(python) -m ruff check $(sources)
+	$(python) -m ruff format --check $(sources)
+	$(python) -m mypy $(sources)
+
+clean: ## remove the virtual environment, the demo and all caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(sources) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(python):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || { \
+	  echo "This needs Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is not one: try make PYTHON=python3.12." >&2; exit 1; }
+	$(call stage,making a virtual environment in $(VENV),$(PYTHON) -m venv $(VENV))
+
+# A stamp says which requirements an environment holds; touching a file it depends on installs again.
+$(VENV)/.runtime: requirements.txt | $(python)
+	$(call stage,installing what running needs,$(pip) -r requirements.txt)
+	@touch $@
+
+$(VENV)/.test: setup.cfg pyproject.toml $(VENV)/.runtime
+	$(call stage,installing what the tests need,$(pip) --editable '.[test]')
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(call stage,installing ruff and mypy,$(pip) --editable '.[dev]')
+	@touch $@
