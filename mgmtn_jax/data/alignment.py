@@ -4,10 +4,10 @@ Everything that moves a pixel is one (2, 3) matrix from source pixels to crop pi
 through one `warp`, the landmarks through one `transform_points`, so points and pixels cannot drift
 apart and no pixel is resampled twice.
 
-Coordinates are pixel indices, x then y: (0, 0) is the *centre* of the first pixel, as in OpenCV and
-dlib. An image of width W spans [-0.5, W - 0.5], so a fraction f of it is at f * W - 0.5 and a change
-of size by s maps x to s * (x + 0.5) - 0.5. Leaving the halves out shifts every crop by up to half a
-pixel, differently at each size.
+Coordinates are pixel indices, x then y: (0, 0) is the *center* of the first pixel, as in OpenCV
+and dlib. An image of width W spans [-0.5, W - 0.5], so a fraction f of it is at f * W - 0.5 and a
+change of size by s maps x to s * (x + 0.5) - 0.5. Leaving the halves out would shift every crop by
+up to half a pixel, differently at each size.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ NO_AUGMENTATION = Augmentation(rotation=0.0, scale=0.0, shift=0.0, flip=False)
 def align(landmarks: Float[np.ndarray, "68 2"], size: int) -> Float[np.ndarray, "2 3"]:
     """The similarity (rotation, one scale, translation) that brings a face to the canonical crop.
 
-    Least squares over eye centres and the middle of the mouth corners (Umeyama 1991; in the plane,
+    Least squares over eye centers and the middle of the mouth corners (Umeyama 1991; in the plane,
     with mirror images ruled out, it is one complex division). Three points and not two because the
     eyes of a profile coincide: then the distance from eyes to mouth alone sets the scale, and the
     face is drawn no larger than that distance asks for.
@@ -89,7 +89,7 @@ def align(landmarks: Float[np.ndarray, "68 2"], size: int) -> Float[np.ndarray, 
 
     Returns:
       The matrix from source pixels to crop pixels. Points that all coincide have no scale; they are
-      brought to the crop's canonical centre unscaled and unrotated.
+      brought to the crop's canonical center unscaled and unrotated.
 
     Raises:
       ValueError: if a point that is used is not finite.
@@ -106,10 +106,10 @@ def align(landmarks: Float[np.ndarray, "68 2"], size: int) -> Float[np.ndarray, 
         raise ValueError("landmarks are not finite")
     source = points @ (1, 1j)
     target = (CANONICAL * size - 0.5) @ (1, 1j)
-    centred = source - source.mean()
-    spread = np.vdot(centred, centred).real
+    centerd = source - source.mean()
+    spread = np.vdot(centerd, centerd).real
     # A spread under a hundredth of a pixel is rounding, not a face.
-    turn = np.vdot(centred, target - target.mean()) / spread if spread > 1e-4 else 1.0 + 0.0j
+    turn = np.vdot(centerd, target - target.mean()) / spread if spread > 1e-4 else 1.0 + 0.0j
     offset = target.mean() - turn * source.mean()
     return np.array(
         [[turn.real, -turn.imag, offset.real], [turn.imag, turn.real, offset.imag]], np.float64
@@ -144,7 +144,7 @@ def sample(
       size: side of the crop in pixels.
 
     Returns:
-      A matrix from crop pixels to crop pixels (rotation and scale about the centre, shift, then the
+      A matrix from crop pixels to crop pixels (rotation and scale about the center, shift, then the
       reflection), and whether it mirrors, in which case landmarks are reordered by `FLIP_INDEX`.
     """
     rotation, scale, shift_x, shift_y = rng.uniform(-1.0, 1.0, 4)
@@ -152,9 +152,9 @@ def sample(
     angle = math.radians(augmentation.rotation) * rotation
     factor = (1.0 + augmentation.scale) ** scale
     cos, sin = factor * math.cos(angle), factor * math.sin(angle)
-    centre = (size - 1) / 2
-    x = centre - cos * centre + sin * centre + augmentation.shift * size * shift_x
-    y = centre - sin * centre - cos * centre + augmentation.shift * size * shift_y
+    center = (size - 1) / 2
+    x = center - cos * center + sin * center + augmentation.shift * size * shift_x
+    y = center - sin * center - cos * center + augmentation.shift * size * shift_y
     matrix = np.array([[cos, -sin, x], [sin, cos, y]])
     return (compose(mirror(size), matrix) if flip else matrix), flip
 
@@ -203,13 +203,16 @@ def warp(
     to_source = np.array(
         [[step_x, 0.0, left + (step_x - 1) / 2], [0.0, step_y, top + (step_y - 1) / 2]]
     )
-    return cv2.warpAffine(
-        image,
+    # OpenCV 5 warps four channels in half the time of three, to the same pixels; adding a fourth
+    # and dropping it costs a fifth of what that saves.
+    warped = cv2.warpAffine(
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
         compose(matrix, to_source),
         (size, size),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
     )
+    return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
 
 
 def _touched(
