@@ -1,0 +1,211 @@
+"""Metrics against scikit-learn, against slow and obvious bootstraps, and at the edges."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn import metrics as sk
+
+from mgmtn_jax import metrics
+from mgmtn_jax.attributes import CELEBA, AttributeSet
+
+THREE = AttributeSet.create(("Hat", "Scarf", "Glove"), {"hair": ("Hat",), "ear": ("Glove",)})
+
+
+def random_predictions(seed, num_images=200, num_attributes=3, ties=False, unknown=0.1):
+    """Probabilities that know something of the labels, the labels, and gaps among them."""
+    rng = np.random.default_rng(seed)
+    attributes = (rng.random((num_images, num_attributes)) < 0.3).astype(np.int8)
+    probabilities = (rng.random(attributes.shape) * 0.7 + attributes * 0.3).astype(np.float32)
+    if ties:
+        probabilities = np.round(probabilities, 1)
+    attributes[rng.random(attributes.shape) < unknown] = -1
+    return probabilities, attributes
+
+
+def scikit_learn_figures(probability, label):
+    """Our figure names, by scikit-learn, for labels of both classes."""
+    known = label >= 0
+    label, probability = label[known], probability[known]
+    predicted = probability >= 0.5
+    rate = label.mean()
+    return {
+        "positive_rate": rate,
+        "majority_accuracy": max(rate, 1 - rate),
+        "accuracy": sk.accuracy_score(label, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(label, predicted),
+        "precision": sk.precision_score(label, predicted, zero_division=np.nan),
+        "recall": sk.recall_score(label, predicted),
+        "f1": sk.f1_score(label, predicted),
+        "average_precision": sk.average_precision_score(label, probability),
+        "auroc": sk.roc_auc_score(label, probability),
+    }
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(
+    data=st.data(),
+    probabilities=hnp.arrays(
+        np.float64,
+        st.tuples(st.integers(2, 40), st.just(2)),
+        # A coarse grid makes ties common, the threshold included.
+        elements=st.integers(0, 10).map(lambda tenth: tenth / 10),
+    ),
+)
+def test_every_figure_equals_scikit_learns(data, probabilities):
+    attributes = data.draw(
+        hnp.arrays(np.int8, probabilities.shape, elements=st.sampled_from((1, 0, -1)))
+    )
+    attributes[:2] = [[1, 1], [0, 0]]
+    ours = metrics.attribute_metrics(probabilities, attributes)
+    for a in range(2):
+        theirs = scikit_learn_figures(probabilities[:, a], attributes[:, a])
+        for name, value in theirs.items():
+            np.testing.assert_allclose(ours[name][a], 100 * value, rtol=0, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_figures_equal_scikit_learns_on_many_images(ties):
+    probabilities, attributes = random_predictions(1, num_images=5000, ties=ties)
+    ours = metrics.attribute_metrics(probabilities, attributes)
+    for a in range(3):
+        for name, value in scikit_learn_figures(probabilities[:, a], attributes[:, a]).items():
+            np.testing.assert_allclose(ours[name][a], 100 * value, rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_calibration_error_averages_the_gap_of_each_bin():
+    probabilities = np.array([[0.1], [0.1], [0.9], [1.0], [0.5]])
+    attributes = np.array([[0], [1], [1], [1], [-1]])
+    # 0.1 holds two images, half of them yes; 0.9 and 1.0 share the top bin.
+    expected = 100 * (2 * 0.4 + 2 * 0.05) / 4
+    figures = metrics.attribute_metrics(probabilities, attributes)
+    assert figures["calibration_error"][0] == pytest.approx(expected)
+
+
+def test_attributes_without_both_classes_have_no_value_where_none_is_defined():
+    probabilities = np.array([[0.9, 0.1, 0.2, 0.4]] * 4)
+    attributes = np.array([[1, 1, 0, -1]] * 4)
+    figures = metrics.attribute_metrics(probabilities, attributes)
+    undefined = {name: np.flatnonzero(np.isnan(values)) for name, values in figures.items()}
+    for name in ("accuracy", "positive_rate", "majority_accuracy", "calibration_error"):
+        assert undefined[name].tolist() == [3], name
+    assert undefined["precision"].tolist() == [1, 2, 3]
+    for name in ("recall", "f1", "average_precision"):
+        assert undefined[name].tolist() == [2, 3], name
+    for name in ("balanced_accuracy", "auroc"):
+        assert undefined[name].tolist() == [0, 1, 2, 3], name
+    np.testing.assert_array_equal(figures["accuracy"][:3], [100, 0, 100])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_bootstrap_equals_a_loop_over_resamples(ties):
+    probabilities, attributes = random_predictions(2, num_images=60, ties=ties, unknown=0.3)
+    resampled = metrics.bootstrap_means(probabilities, attributes, num_resamples=130, seed=5)
+    drawn = np.random.default_rng(5).integers(60, size=(130, 60))
+    for r in range(130):
+        figures = metrics.attribute_metrics(probabilities[drawn[r]], attributes[drawn[r]])
+        for name, values in resampled.items():
+            assert values[r] == pytest.approx(np.nanmean(figures[name]), abs=1e-4), name
+
+
+def test_bootstrap_is_seeded_and_pairs_two_networks():
+    probabilities, attributes = random_predictions(3)
+    once, again, other = (
+        metrics.bootstrap_means(probabilities, attributes, num_resamples=20, seed=seed)
+        for seed in (1, 1, 2)
+    )
+    for name in once:
+        np.testing.assert_array_equal(once[name], again[name])
+        assert not np.array_equal(once[name], other[name])
+    # The same images are drawn for every network: one that is worse by one answer is never better.
+    worse = probabilities.copy()
+    image = np.flatnonzero(attributes[:, 0] == 1)[0]
+    worse[image, 0], probabilities[image, 0] = 0.0, 1.0
+    paired = [
+        metrics.bootstrap_means(p, attributes, num_resamples=50, seed=1)["accuracy"]
+        for p in (probabilities, worse)
+    ]
+    assert (paired[0] >= paired[1]).all()
+    assert (paired[0] > paired[1]).any()
+
+
+def test_intervals_have_the_width_theory_gives():
+    rng = np.random.default_rng(4)
+    attributes = np.ones((2000, 1), np.int8)
+    probabilities = (rng.random((2000, 1)) < 0.9).astype(np.float32)
+    accuracy = metrics.bootstrap_means(probabilities, attributes, num_resamples=1000, seed=0)
+    assert accuracy["accuracy"].std() == pytest.approx(100 * np.sqrt(0.9 * 0.1 / 2000), rel=0.1)
+
+
+def test_summary_keeps_the_contract_and_is_clean_json():
+    probabilities, attributes = random_predictions(6)
+    attributes[:, 1] = -1
+    iou = {"hair": 0.5, "ear": 1.0, "eyes": float("nan")}
+    summary = metrics.summarize(probabilities, attributes, THREE, iou, num_resamples=50)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["num_examples"] == 200
+    assert list(summary["per_attribute"]) == ["Hat", "Scarf", "Glove"]
+    scarf = summary["per_attribute"]["Scarf"]
+    assert scarf["group"] == "object"
+    assert scarf["num_known"] == 0
+    assert all(
+        scarf[name] is None
+        for name in ("accuracy", "balanced_accuracy", "f1", "average_precision", "positive_rate")
+    )
+    hat, glove = summary["per_attribute"]["Hat"], summary["per_attribute"]["Glove"]
+    for name in ("accuracy", "balanced_accuracy", "average_precision"):
+        assert summary[f"mean_{name}"] == pytest.approx((hat[name] + glove[name]) / 2)
+        low, high = summary[f"mean_{name}_interval"]
+        assert low < summary[f"mean_{name}"] < high
+    expected = (hat["majority_accuracy"] + glove["majority_accuracy"]) / 2
+    assert summary["majority_accuracy"] == pytest.approx(expected)
+    assert list(summary["per_group"]) == list(THREE.group_names)
+    assert summary["per_group"]["hair"]["accuracy"] == hat["accuracy"]
+    assert summary["per_group"]["object"]["accuracy"] is None
+    assert summary["mask_miou"] == {"hair": 0.5, "ear": 1.0, "eyes": None}
+    assert summary["mean_mask_miou"] == 0.75
+
+
+def test_a_network_without_masks_has_no_mask_iou():
+    probabilities, attributes = random_predictions(7)
+    summary = metrics.summarize(probabilities, attributes, THREE, num_resamples=10)
+    assert summary["mask_miou"] == {}
+    assert summary["mean_mask_miou"] is None
+
+
+def test_all_labels_unknown_gives_no_figure_and_no_warning():
+    probabilities, _ = random_predictions(8)
+    summary = metrics.summarize(
+        probabilities, np.full(probabilities.shape, -1), THREE, num_resamples=10
+    )
+    assert summary["mean_accuracy"] is None
+    assert summary["mean_average_precision_interval"] is None
+
+
+def test_one_image_is_enough():
+    summary = metrics.summarize(
+        np.full((1, 40), 0.75, np.float32), np.ones((1, 40), np.int64), CELEBA, num_resamples=10
+    )
+    assert summary["mean_accuracy_interval"] == [100, 100]
+    assert summary["mean_balanced_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, y: (p[:0], y[:0]), "no image"),
+        (lambda p, y: (p[:, :2], y), "3 attributes"),
+        (lambda p, y: (p + 1, y), "outside 0..1"),
+        (lambda p, y: (np.where(p > 0.9, np.nan, p), y), "not a number"),
+        (lambda p, y: (p, np.where(y == 0, 2, y)), "none of 1"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_a_sentence(change, message):
+    probabilities, attributes = change(*random_predictions(9))
+    with pytest.raises(ValueError, match=message):
+        metrics.summarize(probabilities, attributes, THREE)
