@@ -12,6 +12,7 @@ up to half a pixel, differently at each size.
 
 from __future__ import annotations
 
+import cmath
 import dataclasses
 import math
 
@@ -29,12 +30,10 @@ hence 0.42 + 1.1 * 0.25). The side is then 4 eye distances: 1.7 of them above th
 hair, 1.2 beside each eye hold ears and long hair, 1.2 under the mouth hold chin and neck.
 """
 
-CANONICAL: Float[np.ndarray, "3 2"] = np.array(
-    [
-        [0.5 - EYE_DISTANCE / 2, EYE_HEIGHT],
-        [0.5 + EYE_DISTANCE / 2, EYE_HEIGHT],
-        [0.5, MOUTH_HEIGHT],
-    ]
+CANONICAL: tuple[tuple[float, float], ...] = (
+    (0.5 - EYE_DISTANCE / 2, EYE_HEIGHT),
+    (0.5 + EYE_DISTANCE / 2, EYE_HEIGHT),
+    (0.5, MOUTH_HEIGHT),
 )
 """The eye on the image's left, the eye on its right, the middle of the mouth corners; fractions."""
 
@@ -67,8 +66,8 @@ class Augmentation:
     # Off by default: hair color, pale skin and rosy cheeks are labels that these blur, and each
     # costs host time. They pay on small data sets and on foreign cameras.
     brightness: float = 0.0  # light times 1 - brightness .. 1 + brightness
-    contrast: float = 0.0  # distance from mid-grey times 1 - contrast .. 1 + contrast
-    saturation: float = 0.0  # distance from the pixel's own grey times 1 - .. 1 + saturation
+    contrast: float = 0.0  # distance from mid-gray times 1 - contrast .. 1 + contrast
+    saturation: float = 0.0  # distance from the pixel's own gray times 1 - .. 1 + saturation
     erase: float = 0.0  # probability that one rectangle of 2 to 20 % of the crop is painted over
 
 
@@ -94,26 +93,26 @@ def align(landmarks: Float[np.ndarray, "68 2"], size: int) -> Float[np.ndarray, 
     Raises:
       ValueError: if a point that is used is not finite.
     """
-    points = np.array(
-        [
-            landmarks[36:42].mean(axis=0),
-            landmarks[42:48].mean(axis=0),
-            (landmarks[48] + landmarks[54]) / 2,
-        ],
-        np.float64,
-    )
-    if not np.isfinite(points).all():
+    # Points as complex numbers: a similarity is z -> turn * z + offset. Plain Python is five times
+    # faster than numpy on three points.
+    plane = landmarks @ (1, 1j)
+    source = [
+        complex(plane[36:42].sum()) / 6,
+        complex(plane[42:48].sum()) / 6,
+        complex(plane[48] + plane[54]) / 2,
+    ]
+    if not all(map(cmath.isfinite, source)):
         raise ValueError("landmarks are not finite")
-    source = points @ (1, 1j)
-    target = (CANONICAL * size - 0.5) @ (1, 1j)
-    centerd = source - source.mean()
-    spread = np.vdot(centerd, centerd).real
-    # A spread under a hundredth of a pixel is rounding, not a face.
-    turn = np.vdot(centerd, target - target.mean()) / spread if spread > 1e-4 else 1.0 + 0.0j
-    offset = target.mean() - turn * source.mean()
-    return np.array(
-        [[turn.real, -turn.imag, offset.real], [turn.imag, turn.real, offset.imag]], np.float64
-    )
+    target = [complex(x, y) * size - complex(0.5, 0.5) for x, y in CANONICAL]
+    middle, target_middle = sum(source) / 3, sum(target) / 3
+    spread = sum(abs(z - middle) ** 2 for z in source)
+    turn = 1 + 0j
+    if spread > 1e-4:  # A spread under a hundredth of a pixel is rounding, not a face.
+        turn = (
+            sum((s - middle).conjugate() * t for s, t in zip(source, target, strict=True)) / spread
+        )
+    offset = target_middle - turn * middle
+    return np.array([[turn.real, -turn.imag, offset.real], [turn.imag, turn.real, offset.imag]])
 
 
 def compose(
@@ -254,23 +253,19 @@ def alter_colors(
     Returns:
       The altered crop; the same array when nothing is asked for.
     """
-    light, contrast, saturation = 1.0 + rng.uniform(-1.0, 1.0, 3) * (
-        augmentation.brightness,
-        augmentation.contrast,
-        augmentation.saturation,
-    )
-    if augmentation.brightness or augmentation.contrast or augmentation.saturation:
-        grey = np.array([0.299, 0.587, 0.114])
-        mix = saturation * np.eye(3) + (1.0 - saturation) * grey
+    ranges = augmentation.brightness, augmentation.contrast, augmentation.saturation
+    if any(ranges):
+        light, contrast, saturation = 1.0 + rng.uniform(-1.0, 1.0, 3) * ranges
+        gray = np.array([0.299, 0.587, 0.114])
         matrix = np.empty((3, 4))
-        matrix[:, :3] = light * contrast * mix
+        matrix[:, :3] = light * contrast * (saturation * np.eye(3) + (1.0 - saturation) * gray)
         matrix[:, 3] = 127.5 * (1.0 - contrast)
         image = cv2.transform(image, matrix)
-    erase, area, ratio, u, v = rng.random(5)
-    if erase < augmentation.erase:
-        # Zhong et al. 2020: 2 to 20 % of the area, sides at most 1 : 3, one random color.
+    if augmentation.erase and rng.random() < augmentation.erase:
+        # Zhong et al. 2020, with smaller rectangles (there up to 40 %) and one random color.
+        area, shape, u, v = rng.random(4)
         height, width = image.shape[:2]
-        area, aspect = (0.02 + 0.18 * area) * height * width, 3.0 ** (2.0 * ratio - 1.0)
+        area, aspect = (0.02 + 0.18 * area) * height * width, 3.0 ** (2.0 * shape - 1.0)
         tall = min(height, round(math.sqrt(area * aspect)))
         wide = min(width, round(math.sqrt(area / aspect)))
         top, left = round(v * (height - tall)), round(u * (width - wide))
