@@ -1,0 +1,183 @@
+"""A small painter: anti-aliased, blurred, clipped shapes given in face coordinates.
+
+Face coordinates are pixels of the 178x218 picture with the origin midway between the eyes, x to
+the right and y down, before the head is turned, tilted, scaled and shifted. All blending is done in
+integers, so that a face has the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+WIDTH, HEIGHT = 178, 218
+SUPERSAMPLING = 2
+_FRACTION_BITS = 4  # OpenCV takes polygon corners as fixed-point numbers.
+
+Color = tuple[int, int, int]
+Points = Float[np.ndarray, "N 2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pose:
+    """Where the head is in the picture and how it is turned.
+
+    Attributes:
+      x, y: the point midway between the eyes, picture pixels.
+      scale: 1 puts the eyes 38 pixels apart.
+      roll: tilt in the picture plane, radians, positive clockwise.
+      yaw, pitch: how far the most prominent part of the face moves sideways and down relative to
+        its outline, pixels: a cheap stand-in for turning the head in depth.
+    """
+
+    x: float
+    y: float
+    scale: float
+    roll: float
+    yaw: float
+    pitch: float
+
+    def project(self, points: Points, depth: float) -> Points:
+        """Face coordinates to picture pixels. `depth` is 0 for what lies in the plane of the face's
+        outline, 1 for the surface of the face and more for the nose."""
+        x, y = points[:, 0], points[:, 1]
+        if depth:
+            dome = np.sqrt(np.clip(1 - (x / 44) ** 2 - ((y - 5) / 75) ** 2, 0, 1)) * depth
+            x, y = x + self.yaw * dome, y + self.pitch * dome
+        cos, sin = math.cos(self.roll) * self.scale, math.sin(self.roll) * self.scale
+        return np.stack([self.x + cos * x - sin * y, self.y + sin * x + cos * y], axis=1)
+
+
+class Canvas:
+    """A picture at `SUPERSAMPLING` times its final size, painted on in face coordinates.
+
+    Attributes:
+      pixels: uint8, RGB.
+      pose: how face coordinates land in the picture; may be replaced between strokes.
+    """
+
+    def __init__(self, pixels: UInt8[np.ndarray, "H W 3"], pose: Pose):
+        self.pixels = pixels
+        self.pose = pose
+
+    def fill(
+        self,
+        points: Points,
+        color: Color,
+        *,
+        alpha: float = 1.0,
+        blur: float = 0.0,
+        depth: float = 1.0,
+        clip: UInt8[np.ndarray, "H W"] | None = None,
+    ) -> None:
+        """Fills a polygon. `blur` is the standard deviation of its soft edge in face pixels."""
+        self._paint([points], None, color, alpha, blur, depth, clip)
+
+    def lines(
+        self,
+        curves: Sequence[Points],
+        width: float,
+        color: Color,
+        *,
+        alpha: float = 1.0,
+        blur: float = 0.0,
+        depth: float = 1.0,
+        clip: UInt8[np.ndarray, "H W"] | None = None,
+    ) -> None:
+        """Draws open curves of one width (face pixels) and color as one layer."""
+        self._paint(curves, width, color, alpha, blur, depth, clip)
+
+    def mask(self, points: Points, depth: float = 1.0) -> UInt8[np.ndarray, "H W"]:
+        """The inside of a polygon as a 0..255 mask of the whole canvas, for `clip`."""
+        mask = np.zeros(self.pixels.shape[:2], np.uint8)
+        cv2.fillPoly(mask, [self._fixed(points, depth)], 255, cv2.LINE_AA, _FRACTION_BITS)
+        return mask
+
+    def blend(self, mask: UInt8[np.ndarray, "H W"], color: Color, alpha: float) -> None:
+        """Mixes `color` into the whole canvas by a mask of its size."""
+        x, y, w, h = cv2.boundingRect(mask)
+        self._blend(mask[y : y + h, x : x + w], (x, y), color, alpha)
+
+    def _fixed(self, points: Points, depth: float) -> np.ndarray:
+        scale = SUPERSAMPLING * (1 << _FRACTION_BITS)
+        return np.round(self.pose.project(points, depth) * scale).astype(np.int32)
+
+    def _paint(self, curves, width, color, alpha, blur, depth, clip) -> None:  # type: ignore[no-untyped-def]
+        fixed = [self._fixed(curve, depth) for curve in curves]
+        scale = SUPERSAMPLING * self.pose.scale
+        margin = math.ceil((3 * blur + (width or 0)) * scale) + 2
+        corners = np.concatenate(fixed) >> _FRACTION_BITS
+        height, full = self.pixels.shape[:2]
+        left, top = np.maximum(corners.min(0) - margin, 0)
+        right, bottom = np.minimum(corners.max(0) + margin + 1, (full, height))
+        if left >= right or top >= bottom:
+            return
+        # A wide blur needs no sharp mask: it is made small and enlarged.
+        shrink = 4 if blur * scale >= 4 else 2 if blur * scale >= 2.5 else 1
+        width_px, height_px = int(right - left), int(bottom - top)
+        mask = np.zeros((-(-height_px // shrink), -(-width_px // shrink)), np.uint8)
+        origin = np.array([left, top], np.int32) << _FRACTION_BITS
+        moved = [(curve - origin) // shrink for curve in fixed]
+        if width is None:
+            cv2.fillPoly(mask, moved, 255, cv2.LINE_AA, _FRACTION_BITS)
+        else:
+            thickness = max(1, round(width * scale / shrink))
+            cv2.polylines(mask, moved, False, 255, thickness, cv2.LINE_AA, _FRACTION_BITS)
+        if blur:
+            mask = cv2.GaussianBlur(mask, (0, 0), blur * scale / shrink)
+        if shrink > 1:
+            size = (mask.shape[1] * shrink, mask.shape[0] * shrink)
+            mask = cv2.resize(mask, size)[:height_px, :width_px]
+        if clip is not None:
+            mask = cv2.multiply(mask, clip[top:bottom, left:right], scale=1 / 255)
+        self._blend(mask, (left, top), color, alpha)
+
+    def _blend(self, mask, origin, color, alpha) -> None:  # type: ignore[no-untyped-def]
+        left, top = origin
+        region = self.pixels[top : top + mask.shape[0], left : left + mask.shape[1]]
+        weight = (mask.astype(np.uint16) * round(alpha * 256) >> 8)[..., None]
+        mixed = region * (255 - weight) + np.array(color, np.uint16) * weight + np.uint16(128)
+        region[:] = (mixed + (mixed >> 8)) >> 8  # division by 255
+
+
+def curve(points: Sequence[tuple[float, float]], closed: bool = False, samples: int = 6) -> Points:
+    """A Catmull-Rom spline through the points."""
+    p = np.asarray(points, np.float64)
+    if closed:
+        p = np.concatenate([p[-1:], p, p[:2]])
+    else:
+        p = np.concatenate([p[:1], p, p[-1:]])
+    t = (np.arange(samples) / samples)[None, :, None]
+    a, b, c, d = p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None]
+    spline = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    spline = spline.reshape(-1, 2)
+    return spline if closed else np.concatenate([spline, p[-2:-1]])
+
+
+def ellipse(
+    x: float, y: float, rx: float, ry: float, *, tilt: float = 0.0, corners: int = 24
+) -> Points:
+    """An ellipse as a polygon; `tilt` in radians, positive clockwise."""
+    angle = np.arange(corners) * (2 * math.pi / corners)
+    dx, dy = rx * np.cos(angle), ry * np.sin(angle)
+    cos, sin = math.cos(tilt), math.sin(tilt)
+    return np.stack([x + cos * dx - sin * dy, y + sin * dx + cos * dy], axis=1)
+
+
+def mirror(points: Points) -> Points:
+    """The same shape on the other side of the face."""
+    return points * np.array([-1.0, 1.0])
+
+
+def mix(a: Color, b: Color, amount: float) -> Color:
+    """`a` at 0, `b` at 1; beyond 1 extrapolates."""
+    return tuple(min(255, max(0, round(u + (v - u) * amount))) for u, v in zip(a, b))  # type: ignore[return-value]
+
+
+def darker(color: Color, factor: float) -> Color:
+    return mix(color, (0, 0, 0), 1 - factor)
