@@ -1,0 +1,280 @@
+"""Alignment: points and pixels move together, whatever the face and the size."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import skimage.transform
+from dotted_faces import COLORS, dotted_image, face_points, nearest_colors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mgmtn_jax.data import alignment
+from mgmtn_jax.data.alignment import Augmentation, align, compose, sample, transform_points, warp
+
+anytime = settings(deadline=None, max_examples=50)  # a busy machine is no failure
+SEEDS = st.integers(0, 2**32 - 1)
+FACE = face_points()
+
+
+def similarity(scale: float, degrees: float, x: float = 0.0, y: float = 0.0) -> np.ndarray:
+    cos, sin = (scale * f(math.radians(degrees)) for f in (math.cos, math.sin))
+    return np.array([[cos, -sin, x], [sin, cos, y]])
+
+
+def scale_of(matrix: np.ndarray) -> float:
+    return math.sqrt(abs(np.linalg.det(matrix[:, :2])))
+
+
+def resize(scale: float) -> np.ndarray:
+    return np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2]])
+
+
+def smooth_image(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 9.0 + y / 23.0), np.cos(y / 11.0), np.sin((x - y) / 17.0)]
+    return np.stack([127.5 + 120 * wave for wave in waves], -1).astype(np.uint8)
+
+
+def test_flip_index_reorders_a_mirrored_face():
+    mirrored = FACE * [-1, 1] + [299, 0]
+    np.testing.assert_allclose(mirrored[alignment.FLIP_INDEX], FACE, atol=1e-9)
+    np.testing.assert_array_equal(alignment.FLIP_INDEX[alignment.FLIP_INDEX], np.arange(68))
+
+
+@anytime
+@given(
+    st.floats(0.1, 10),
+    st.floats(-180, 180),
+    st.floats(-500, 500),
+    st.floats(-500, 500),
+    st.sampled_from([32, 112, 224]),
+)
+def test_a_moved_face_gives_the_same_crop(scale, degrees, x, y, size):
+    moved = transform_points(FACE, similarity(scale, degrees, x, y))
+    expected = transform_points(FACE, align(FACE, size))
+    np.testing.assert_allclose(transform_points(moved, align(moved, size)), expected, atol=1e-6)
+
+
+def test_eyes_and_mouth_land_on_their_canonical_places():
+    points = (transform_points(FACE, align(FACE, 200)) + 0.5) / 200
+    eyes, mouth = points[36:48].mean(0), points[[48, 54]].mean(0)
+    np.testing.assert_allclose(eyes, [0.5, alignment.EYE_HEIGHT], atol=0.01)
+    np.testing.assert_allclose(mouth, [0.5, alignment.MOUTH_HEIGHT], atol=0.01)
+
+
+def test_crops_of_two_sizes_show_the_same_part_of_the_image():
+    small, large = (transform_points(FACE, align(FACE, size)) for size in (56, 224))
+    np.testing.assert_allclose((small + 0.5) * 4 - 0.5, large, atol=1e-9)
+
+
+@anytime
+@given(st.floats(0, 1), st.floats(-90, 90), st.booleans())
+def test_a_turned_face_is_never_blown_up(width, degrees, left):
+    turned = transform_points((FACE - 150) * [-width if left else width, 1], similarity(1, degrees))
+    if left:
+        turned = turned[alignment.FLIP_INDEX]
+    frontal, profile = scale_of(align(FACE, 112)), scale_of(align(turned, 112))
+    assert 0.99 * frontal < profile < 1.25 * frontal
+
+
+def test_points_that_all_coincide_come_to_the_crop_unscaled():
+    matrix = align(np.full((68, 2), 40.0), 112)
+    assert scale_of(matrix) == pytest.approx(1)
+    assert (np.abs(transform_points(np.array([40.0, 40.0]), matrix) - 56) < 6).all()
+
+
+@anytime
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=136, max_size=136))
+def test_any_finite_points_give_a_similarity_without_shear_or_reflection(values):
+    matrix = align(np.array(values, np.float32).reshape(68, 2), 112)
+    (a, b, _), (c, d, _) = matrix
+    assert np.isfinite(matrix).all()
+    assert (a, b) == (d, -c)
+
+
+def test_points_that_are_not_finite_are_refused():
+    landmarks = FACE.copy()
+    landmarks[40, 1] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        align(landmarks, 112)
+
+
+@anytime
+@given(
+    st.floats(0.06, 3),
+    st.floats(-180, 180),
+    st.booleans(),
+    st.floats(-0.2, 0.2),
+    st.floats(-0.2, 0.2),
+)
+def test_the_warp_moves_a_dot_to_where_its_point_goes(scale, degrees, flip, x, y):
+    size, radius = 120, max(6.0, 4 / scale)
+    center = np.array([301.3, 288.8])
+    v, u = np.mgrid[:600, :600]
+    dot = 255 * np.exp(-((u - center[0]) ** 2 + (v - center[1]) ** 2) / (2 * radius**2))
+    image = np.repeat(dot[..., None], 3, 2).astype(np.uint8)
+    matrix = similarity(scale, degrees)
+    matrix[:, 2] = np.array([0.5 + x, 0.5 + y]) * size - transform_points(center, matrix)
+    if flip:
+        matrix = compose(alignment.mirror(size), matrix)
+    crop = warp(image, matrix, size)[..., 0].astype(float)
+    row, column = np.unravel_index(crop.argmax(), crop.shape)
+    expected = transform_points(center, matrix)
+    # The centroid of a window about the peak: the whole crop may cut a wide dot off on one side.
+    reach = math.ceil(2.5 * radius * scale)
+    if reach < min(row, column, size - 1 - row, size - 1 - column):
+        crop = crop[row - reach : row + reach + 1, column - reach : column + reach + 1]
+        v, u = np.mgrid[row - reach : row + reach + 1, column - reach : column + reach + 1]
+        found = np.array([(crop * u).sum(), (crop * v).sum()]) / crop.sum()
+        np.testing.assert_allclose(found, expected, atol=0.25)
+    else:
+        np.testing.assert_allclose([column, row], expected, atol=4)
+
+
+@anytime
+@given(SEEDS, st.sampled_from([200, 224, 300]))  # None of them shrinks to less than half.
+def test_the_warp_agrees_with_scikit_image(seed, size):
+    image = smooth_image(250, 300)
+    movement, _ = sample(np.random.default_rng(seed), Augmentation(shift=0.3), size)
+    matrix = compose(movement, align(FACE, size))
+    inverse = skimage.transform.AffineTransform(np.linalg.inv(np.vstack([matrix, [0, 0, 1]])))
+    expected = skimage.transform.warp(
+        image, inverse, output_shape=(size, size), order=1, mode="edge", preserve_range=True
+    )
+    assert np.abs(warp(image, matrix, size) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_shrinking_by_a_power_of_two_is_the_mean_of_the_cells(factor):
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    expected = np.asarray(Image.fromarray(image).reduce(factor), int)
+    crop = warp(image, resize(1 / factor), 256 // factor)
+    assert np.abs(crop - expected).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.11, 0.23, 0.4])
+@pytest.mark.parametrize("degrees", [0, 8, 45])
+def test_shrinking_does_not_alias(scale, degrees):
+    stripes = np.zeros((901, 903, 3), np.uint8)
+    stripes[:, ::2] = 255
+    matrix = similarity(scale, degrees)
+    matrix[:, 2] = 15.5 - transform_points(np.array([450.0, 450.0]), matrix)
+    crop = warp(stripes, matrix, 32)[4:-4, 4:-4].astype(float)
+    # What is left of the finest stripes is gray; skipping pixels leaves coarse black and white.
+    assert np.abs(crop - 127.5).mean() < 5
+    aliased = cv2.warpAffine(stripes, matrix, (32, 32))[4:-4, 4:-4]
+    assert np.abs(aliased - 127.5).mean() > 25
+
+
+def test_enlarging_keeps_half_pixels():
+    image = smooth_image(40, 40)
+    crop = warp(image, resize(2.0), 80)
+    assert np.abs(crop - cv2.resize(image, (80, 80)).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (-5000, 0), (0, 5000), (90, -70), (1e6, 1e6)])
+@pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 40.0])
+def test_beyond_the_image_its_edge_continues(offset, scale):
+    flat = np.full((70, 50, 3), (10, 20, 30), np.uint8)
+    matrix = similarity(scale, 30, *offset)
+    np.testing.assert_array_equal(
+        warp(flat, matrix, 24), np.broadcast_to((10, 20, 30), (24, 24, 3))
+    )
+
+
+def test_an_image_wider_than_opencv_can_warp():
+    image = np.zeros((8, 40_000, 3), np.uint8)
+    image[:, 39_000:39_010] = 200
+    crop = warp(image, similarity(1, 0, -38_999.0, 0.0), 12)
+    np.testing.assert_array_equal(crop[4, :, 0], [0] + [200] * 10 + [0])
+
+
+@anytime
+@given(SEEDS)
+def test_augmentation_stays_in_its_ranges(seed):
+    size, ranges = 112, Augmentation()
+    matrix, flip = sample(np.random.default_rng(seed), ranges, size)
+    assert (np.linalg.det(matrix[:, :2]) < 0) == flip
+    if flip:
+        matrix = compose(alignment.mirror(size), matrix)
+    angle = math.degrees(math.atan2(matrix[1, 0], matrix[0, 0]))
+    assert abs(angle) <= ranges.rotation
+    assert 1 / 1.1 - 1e-9 <= scale_of(matrix) <= 1.1 + 1e-9
+    center = np.array([(size - 1) / 2] * 2)
+    assert np.abs(transform_points(center, matrix) - center).max() <= ranges.shift * size + 1e-9
+
+
+@anytime
+@given(SEEDS)
+def test_mirroring_twice_changes_nothing(seed):
+    mirror = alignment.mirror(112)
+    np.testing.assert_array_equal(compose(mirror, mirror), [[1, 0, 0], [0, 1, 0]])
+    matrix, _ = sample(np.random.default_rng(seed), Augmentation(), 112)
+    twice = compose(mirror, compose(mirror, matrix))
+    np.testing.assert_allclose(twice, matrix, atol=1e-9)
+
+
+def test_a_part_turned_off_leaves_the_others_as_they_were():
+    def draw(**changes):
+        return sample(np.random.default_rng(3), Augmentation(flip=False, **changes), 112)[0]
+
+    still, _ = sample(np.random.default_rng(3), alignment.NO_AUGMENTATION, 112)
+    np.testing.assert_allclose(still, [[1, 0, 0], [0, 1, 0]], atol=1e-12)
+    np.testing.assert_allclose(draw(shift=0.0)[:, :2], draw()[:, :2])
+
+
+def test_dots_stay_under_their_landmarks_and_change_sides_with_the_flip():
+    image = dotted_image(FACE)
+    for flip in (False, True):
+        matrix = align(FACE, 224)
+        if flip:
+            matrix = compose(alignment.mirror(224), matrix)
+        points = transform_points(FACE, matrix)
+        points = points[alignment.FLIP_INDEX] if flip else points
+        seen = nearest_colors(warp(image, matrix, 224), points)
+        np.testing.assert_array_equal(seen, alignment.FLIP_INDEX if flip else np.arange(68))
+        assert points[36, 0] < points[45, 0]
+    assert len(np.unique(COLORS, axis=0)) == 68
+
+
+def test_colors_are_left_alone_by_default():
+    image = smooth_image(32, 32)
+    assert alignment.alter_colors(image, np.random.default_rng(0), Augmentation()) is image
+
+
+@anytime
+@given(SEEDS)
+def test_color_changes_mean_what_they_say(seed):
+    rng, image = np.random.default_rng(seed), smooth_image(32, 32)
+    light = alignment.alter_colors(image, rng, Augmentation(brightness=0.3))
+    inside = (light > 0) & (light < 255) & (image > 20)
+    ratio = light[inside] / image[inside]
+    assert ratio.max() - ratio.min() < 0.06
+    assert 0.65 < ratio.mean() < 1.35
+
+    middle = np.full((8, 8, 3), 128, np.uint8)
+    contrast = alignment.alter_colors(middle, rng, Augmentation(contrast=0.5))
+    assert np.abs(contrast - 128.0).max() <= 1
+
+    gray = np.repeat(image[..., :1], 3, 2)
+    saturated = alignment.alter_colors(gray, rng, Augmentation(saturation=1.0))
+    assert np.abs(saturated - gray.astype(int)).max() <= 1
+
+
+@anytime
+@given(SEEDS)
+def test_erasing_paints_one_rectangle(seed):
+    image = np.tile(np.arange(100, dtype=np.uint8)[:, None, None] * 2 + 1, (1, 100, 3))
+    image += np.arange(100, dtype=np.uint8)[None, :, None]
+    erased = alignment.alter_colors(
+        image.copy(), np.random.default_rng(seed), Augmentation(erase=1.0)
+    )
+    rows, columns = np.nonzero((erased != image).any(-1))
+    box = erased[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    assert len(np.unique(box.reshape(-1, 3), axis=0)) == 1
+    assert 0.01 < box.shape[0] * box.shape[1] / 100**2 < 0.22
