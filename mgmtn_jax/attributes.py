@@ -1,4 +1,4 @@
-"""The vocabulary: attributes, the groups that share a head, and the face regions the groups look at.
+"""The vocabulary: attributes, the groups that share a head, and the regions the groups look at.
 
 A *group* is a set of attributes that one head predicts from one face region. The eight region names
 are the reported group names of MGMTN; the assignment of CelebA's attributes to them is ours, taken

@@ -1,0 +1,21 @@
+"""The demo on drawn faces: small enough for two cores and a few minutes.
+
+    python -m landmarks.precompute --source=drawn --limit=4000 --out_dir=build/demo/data
+    python -m experiments.train --config=experiments/configs/demo.py \\
+        --workdir=build/demo/run --config.data.dir=build/demo/data
+"""
+
+import ml_collections
+
+from experiments.configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = common.get_config()
+    config.data.batch_size = 32
+    config.data.image_size = 80
+    config.model.width = 24
+    config.model.mask_width = 24
+    config.model.group_width = 24
+    config.train.num_epochs = 10.0
+    return config

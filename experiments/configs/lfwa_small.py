@@ -1,0 +1,18 @@
+"""LFWA from scratch on two cores: ResNet-18 of half width, 112 pixels, float32.
+
+    python -m landmarks.precompute --source=csv --data_dir=LFWA --out_dir=data/lfwa
+    python -m experiments.train --config=experiments/configs/lfwa_small.py \\
+        --workdir=runs/lfwa_small --config.data.dir=data/lfwa
+
+The baseline is the same with --config.model.name=global.
+"""
+
+import ml_collections
+
+from experiments.configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = common.get_config()
+    config.model.width = 32
+    return config

@@ -1,0 +1,103 @@
+"""G2FF, Group-Global Feature Fusion: what a group's head sees.
+
+Stated: group features and global features are combined before classification. Reported: the
+feature of group j at scale i is `Gr^j_i = resize(P_j; F_i) (x) F_i`, the element-wise product of
+the feature map with the group's mask. The pooling, the fusion formula and the heads are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mgmtn_jax.models.resnet import ConvNorm
+
+FINEST_GRID = 28
+"""Cells a side of the finest fused map. The grid decides, not the stage's name: 28, 14 and 7 cells
+are C3..C5 at 224 pixels and C2..C4 at 112."""
+
+
+def fused_stages(image_size: int, strides: Sequence[int]) -> tuple[int, int, int]:
+    """The three consecutive trunk stages whose grids are closest to 28, 14 and 7 cells a side."""
+    first = min(
+        range(len(strides) - 2),
+        key=lambda stage: abs(math.log(image_size / strides[stage] / FINEST_GRID)),
+    )
+    return (first, first + 1, first + 2)
+
+
+def masked_pool(
+    features: Float[Array, "b h w c"], masks: Float[Array, "b h w k"]
+) -> Float[Array, "b k 2*c"]:
+    """Pools `P_j (x) F` over space for every mask j: its mean and its fourth-power mean.
+
+    With weights w_j = P_j / sum(P_j), the mean is `sum(w_j F)` and the fourth-power mean, a smooth
+    maximum, is `sum(w_j F^4)^(1/4)` (GeM pooling, Radenovic et al. 2018). Both are matrix products
+    over the cells, so the K masked copies of the feature map never exist. Expects F >= 0.
+    """
+    masks = masks.astype(jnp.float32)
+    weights = (masks / (masks.sum((1, 2), keepdims=True) + 1e-3)).astype(features.dtype)
+    powers = jnp.concatenate([features, jnp.square(jnp.square(features))], axis=-1)
+    pooled = jnp.einsum("bhwk,bhwc->bkc", weights, powers, preferred_element_type=jnp.float32)
+    mean, fourth = jnp.split(pooled, 2, axis=-1)
+    # The small constant bounds the root's slope where a mask sees nothing but zeros.
+    return jnp.concatenate([mean, jnp.sqrt(jnp.sqrt(fourth + 1e-6))], axis=-1)
+
+
+class G2FF(nnx.Module):
+    """The concat form: the group's features at three scales beside the whole global feature.
+
+    At each fused stage: 1x1 convolution to `width` channels, 3x3 convolution, masked pooling. The
+    K x (3 * 2 * width) group features are joined by the global feature, average-pooled C5 with all
+    its channels, which is the same for every group.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], global_channels: int, *, width: int, dtype, rngs: nnx.Rngs
+    ):
+        """Args:
+        in_channels: channels of the three fused stages.
+        global_channels: channels of C5.
+        width: channels of each scale's group feature.
+        dtype: of the computation.
+        """
+        self.reduce = nnx.List(
+            [ConvNorm(channels, width, 1, dtype=dtype, rngs=rngs) for channels in in_channels]
+        )
+        self.refine = nnx.List(
+            [ConvNorm(width, width, 3, dtype=dtype, rngs=rngs) for _ in in_channels]
+        )
+        self.out_channels = len(in_channels) * 2 * width + global_channels
+
+    def __call__(
+        self,
+        features: Sequence[Float[Array, "b _ _ _"]],
+        final_features: Float[Array, "b h w c"],
+        masks: Float[Array, "b m m k"],
+        *,
+        train: bool,
+    ) -> Float[Array, "b k d"]:
+        """Returns one float32 feature vector of `out_channels` for each group.
+
+        Args:
+          features: the maps of the three fused stages.
+          final_features: C5.
+          masks: one mask in 0..1 per group, on any grid.
+          train: whether BatchNorm uses the batch's own statistics.
+        """
+        pooled = []
+        for reduce, refine, feature in zip(self.reduce, self.refine, features, strict=True):
+            x = jax.nn.relu(reduce(feature, train=train))
+            x = jax.nn.relu(refine(x, train=train))
+            grid = (x.shape[0], x.shape[1], x.shape[2], masks.shape[-1])
+            pooled.append(masked_pool(x, jax.image.resize(masks, grid, "linear")))
+        global_feature = final_features.astype(jnp.float32).mean((1, 2))
+        repeated = jnp.broadcast_to(
+            global_feature[:, None], (*pooled[0].shape[:2], global_feature.shape[-1])
+        )
+        return jnp.concatenate([*pooled, repeated], axis=-1)

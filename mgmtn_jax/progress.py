@@ -1,0 +1,60 @@
+"""How fast a training runs, what it waits for, and when it will be done."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+
+
+class Speed:
+    """Stop-watch of a training loop.
+
+    Args:
+      batch_size: global.
+      num_steps: of the whole run.
+      start_step: where the loop starts.
+    """
+
+    def __init__(self, batch_size: int, num_steps: int, start_step: int) -> None:
+        self._batch_size, self._num_steps = batch_size, num_steps
+        self._last_step = start_step
+        self._last_time = time.perf_counter()
+        self._waited = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the call that waits for a batch."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around work that is no training, so that it does not count as slow training."""
+        start = time.perf_counter()
+        yield
+        self._last_time += time.perf_counter() - start
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Scalars since the last call: `images_per_second` and `data_wait`, the share (0..1) of
+        the time spent waiting for batches."""
+        now = time.perf_counter()
+        elapsed = max(now - self._last_time, 1e-9)
+        images = (step - self._last_step) * self._batch_size
+        scalars = {
+            "images_per_second": images / elapsed,
+            "data_wait": min(self._waited / elapsed, 1.0),
+        }
+        self._last_step, self._last_time, self._waited = step, now, 0.0
+        return scalars
+
+    def describe(self, step: int, row: Mapping[str, float]) -> str:
+        """One line for the log."""
+        seconds = (self._num_steps - step) * self._batch_size / row["images_per_second"]
+        terms = " ".join(f"{name} {row[name]:.4g}" for name in row if name.endswith("loss"))
+        return (
+            f"step {step}/{self._num_steps}: {terms} accuracy {row['accuracy']:.2f}, "
+            f"{row['images_per_second']:.0f} images/s, {100 * row['data_wait']:.0f} % waiting for "
+            f"data, {seconds / 60:.0f} min left"
+        )
