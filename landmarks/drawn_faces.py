@@ -70,7 +70,9 @@ def paint(labels: Labels, seed: int, index: int) -> Image:
     hair.paint_glasses(canvas, face)
     hair.paint_earrings(canvas, face)
     hair.paint_hat(canvas, face)
-    return _photograph(canvas.pixels, scene, blur=(1.7 + 0.9 * style.blur) if "Blurry" in yes else 0)
+    return _photograph(
+        canvas.picture, scene, blur=(1.7 + 0.9 * style.blur) if "Blurry" in yes else 0
+    )
 
 
 def painted_points(labels: Labels, seed: int, index: int) -> dict[str, Float[np.ndarray, "N 2"]]:
@@ -143,7 +145,9 @@ def _write_face(folder: epath.Path, seed: int, index: int) -> list[int]:
 
 
 def _yes(labels: Labels) -> frozenset[str]:
-    return frozenset(name for name, label in zip(CELEBA_ATTRIBUTES, labels, strict=True) if label == 1)
+    return frozenset(
+        name for name, label in zip(CELEBA_ATTRIBUTES, labels, strict=True) if label == 1
+    )
 
 
 def _stream(seed: int, index: int, stream: int) -> np.random.Generator:
@@ -204,8 +208,8 @@ def _photograph(pixels: np.ndarray, rng: np.random.Generator, blur: float) -> Im
     slope = rng.uniform(-0.18, 0.18, 2)
     x = np.linspace(-1, 1, WIDTH)[None, :] * slope[0]
     y = np.linspace(-1, 1, HEIGHT)[:, None] * slope[1]
-    light = (1 + x + y)[..., None] * gain
-    noise = rng.standard_normal((HEIGHT, WIDTH, 1), np.float32) * rng.uniform(1, 5)
+    light = ((1 + x + y)[..., None] * gain).astype(np.float32)
+    noise = rng.standard_normal((HEIGHT, WIDTH, 1), np.float32) * np.float32(rng.uniform(1, 5))
     return np.clip(np.rint(picture * light + noise), 0, 255).astype(np.uint8)
 
 

@@ -4,8 +4,8 @@ make-up do to them. Lengths are face coordinates (see `drawn_canvas`)."""
 from __future__ import annotations
 
 import dataclasses
-import math
 
+import cv2
 import numpy as np
 
 from landmarks.drawn_canvas import Canvas, Color, Points, curve, darker, ellipse, mirror, mix
@@ -21,7 +21,13 @@ _SKIN: tuple[Color, ...] = (
     (106, 68, 46),
     (80, 52, 38),
 )
-_IRIS: tuple[Color, ...] = ((62, 38, 22), (94, 60, 30), (88, 104, 58), (70, 112, 160), (92, 100, 108))
+_IRIS: tuple[Color, ...] = (
+    (62, 38, 22),
+    (94, 60, 30),
+    (88, 104, 58),
+    (70, 112, 160),
+    (92, 100, 108),
+)
 _LIPSTICK: tuple[Color, ...] = ((196, 20, 44), (214, 36, 96), (150, 16, 60), (226, 60, 62))
 _SHADOW: tuple[Color, ...] = ((88, 62, 150), (44, 96, 140), (150, 60, 110), (60, 110, 84))
 
@@ -120,6 +126,8 @@ def paint_head(canvas: Canvas, face: Face) -> np.ndarray:
     rim = face.outline * np.array([0.80, 0.86]) + np.array([0.0, -1.0])
     shade = 255 - canvas.mask(rim, depth=0)
     canvas.blend(_soften(shade, inside), dark, 0.5)
+    jaw = face.outline[face.outline[:, 1] > 12]  # Clockwise from the right ear to the left one.
+    canvas.lines([jaw], 1.3, darker(skin, 0.4), alpha=0.7, blur=0.5, depth=0)
     # Light from one side.
     side = 1 if style.light_side < 0.5 else -1
     shadow = np.array([(10, -70), (60, -70), (60, 80), (16, 80)]) * np.array([side, 1])
@@ -130,9 +138,13 @@ def paint_head(canvas: Canvas, face: Face) -> np.ndarray:
     if "High_Cheekbones" in face.yes:
         for side in (1, -1):
             bone = curve([(20, 19), (29, 15), (36, 6)]) * np.array([side, 1])
-            canvas.lines([bone], 5, mix(skin, (255, 250, 240), 0.65), alpha=0.75, blur=1.6, clip=inside)
+            canvas.lines(
+                [bone], 6, mix(skin, (255, 250, 240), 0.6), alpha=0.75, blur=2.4, clip=inside
+            )
             hollow = curve([(37, 17), (28, 27), (22, 37), (32, 36), (38, 26)], True)
-            canvas.fill(hollow * np.array([side, 1]), darker(skin, 0.5), alpha=0.7, blur=1.8, clip=inside)
+            canvas.fill(
+                hollow * np.array([side, 1]), darker(skin, 0.5), alpha=0.75, blur=2.4, clip=inside
+            )
     if "Rosy_Cheeks" in face.yes:
         for side in (1, -1):
             blush = ellipse(side * 25, 22, 9, 7.5)
@@ -141,8 +153,6 @@ def paint_head(canvas: Canvas, face: Face) -> np.ndarray:
 
 
 def _soften(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    import cv2
-
     small = cv2.resize(mask, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), 3.0)
     size = (mask.shape[1], mask.shape[0])
@@ -186,6 +196,7 @@ def paint_eyes(canvas: Canvas, face: Face) -> None:
     line = mix(darker(skin, 0.25), (20, 14, 14), 0.5)
     gaze = 3.2 * (style.gaze - 0.5)
     for side in (1, -1):
+
         def at(points: Points) -> Points:
             return (points * np.array([side, 1.0])) + np.array([side * EYE_X, 0.0])
 
@@ -209,7 +220,9 @@ def paint_eyes(canvas: Canvas, face: Face) -> None:
         canvas.fill(ellipse(x, -0.6, 3.7, 3.9), iris_color, clip=white)
         canvas.fill(ellipse(x, -0.6, 2.1, 2.2), (12, 10, 12), clip=white)
         canvas.fill(ellipse(x + 1.4, -2.2, 1.0, 1.0, corners=10), (255, 255, 255), clip=white)
-        canvas.lines([at(upper + np.array([0, 1.2]))], 1.6, (30, 24, 26), alpha=0.35, blur=0.6, clip=white)
+        canvas.lines(
+            [at(upper + np.array([0, 1.2]))], 1.6, (30, 24, 26), alpha=0.35, blur=0.6, clip=white
+        )
         liner = 2.6 if made_up else 1.7 if male else 2.0
         canvas.lines([at(upper)], liner, (14, 10, 12) if made_up else line)
         canvas.lines([at(lower)], 1.6 if made_up else 0.9, line, alpha=0.9 if made_up else 0.6)
@@ -228,12 +241,18 @@ def paint_eyes(canvas: Canvas, face: Face) -> None:
 def paint_brows(canvas: Canvas, face: Face) -> None:
     """Brows: flat or arched, thin or bushy, in the hair's color but never paler than skin."""
     style = face.style
-    bushy, male, arched = (name in face.yes for name in ("Bushy_Eyebrows", "Male", "Arched_Eyebrows"))
+    bushy, male, arched = (
+        name in face.yes for name in ("Bushy_Eyebrows", "Male", "Arched_Eyebrows")
+    )
     thick = 1.5 + 0.5 * style.brow_weight + 0.8 * male + (2.4 if bushy else 0)
     rise = 6.5 if arched else 0.8
     y = BROW_Y + 1.0 - 2.0 * style.brow_height + (0.5 if arched else -0.5)
-    spine = curve([(7.5, y + 1.2), (14, y - rise * 0.45), (22, y - rise), (28, y - rise * 0.5), (32, y + 2.5)])
-    profile = np.interp(np.linspace(0, 1, len(spine)), [0, 0.25, 0.7, 1], [0.75, 1, 0.75, 0.1])[:, None]
+    spine = curve(
+        [(7.5, y + 1.2), (14, y - rise * 0.45), (22, y - rise), (28, y - rise * 0.5), (32, y + 2.5)]
+    )
+    profile = np.interp(np.linspace(0, 1, len(spine)), [0, 0.25, 0.7, 1], [0.75, 1, 0.75, 0.1])[
+        :, None
+    ]
     offset = profile * np.array([0.0, thick])
     brow = np.concatenate([spine - offset, (spine + offset)[::-1]])
     color = mix(darker(face.hair, 0.6), darker(face.skin, 0.32), 0.35)
@@ -243,7 +262,12 @@ def paint_brows(canvas: Canvas, face: Face) -> None:
         at = face.texture.integers(1, len(spine) - 1, 34)
         lean = face.texture.uniform(-1, 1, (34, 2))
         hairs = [
-            np.stack([spine[i] + (-1.5, thick * 0.7), spine[i] + (1.5 + 1.5 * a, -thick * (1.25 + 0.3 * b))])
+            np.stack(
+                [
+                    spine[i] + (-1.5, thick * 0.7),
+                    spine[i] + (1.5 + 1.5 * a, -thick * (1.25 + 0.3 * b)),
+                ]
+            )
             for i, (a, b) in zip(at, lean, strict=True)
         ]
         canvas.lines([*hairs, *map(mirror, hairs)], 0.7, darker(color, 0.6), alpha=0.9)
@@ -265,17 +289,28 @@ def paint_nose(canvas: Canvas, face: Face) -> None:
         canvas.fill(flank * np.array([side, 1]), dark, alpha=alpha, blur=1.6, depth=1.2)
     ridge = curve([(-0.9, -8), (0.9, -8), (1.4, 10), (1.2, 18), (-1.2, 18), (-1.4, 10)], True)
     canvas.fill(ridge, light, alpha=0.6, blur=1.2, depth=1.3)
-    under = curve([(-wing, tip + 1), (0, tip + 3.2), (wing, tip + 1), (wing * 0.6, tip + 7), (-wing * 0.6, tip + 7)], True)
+    under = curve(
+        [
+            (-wing, tip + 1),
+            (0, tip + 3.2),
+            (wing, tip + 1),
+            (wing * 0.6, tip + 7),
+            (-wing * 0.6, tip + 7),
+        ],
+        True,
+    )
     canvas.fill(under, dark, alpha=0.45, blur=1.5, depth=1.1)
     if pointy:
-        # A sharp, bright tip that comes to a corner below the nostrils.
-        point = np.array([(-4.2, tip - 7), (0.0, tip - 11), (4.2, tip - 7), (0.0, tip + 4.5)])
-        canvas.fill(point, light, alpha=0.85, blur=0.5, depth=1.4)
-        edge = [np.array([(-4.6, tip - 5), (0.0, tip + 4.8), (4.6, tip - 5)])]
-        canvas.lines(edge, 1.1, darker(skin, 0.4), alpha=0.85, blur=0.2, depth=1.4)
+        # A narrow ridge of light that ends in a tip hanging over the nostrils.
+        point = np.array([(-3.4, tip - 5), (0.0, tip - 16), (3.4, tip - 5), (0.0, tip + 5.5)])
+        canvas.fill(point, light, alpha=0.9, blur=0.7, depth=1.4)
+        edge = [np.array([(-4.4, tip - 4), (0.0, tip + 5.8), (4.4, tip - 4)])]
+        canvas.lines(edge, 1.1, darker(skin, 0.4), alpha=0.8, blur=0.4, depth=1.4)
     else:
         radius = 6.0 if big else 3.6
-        canvas.fill(ellipse(0, tip - 4, radius, radius * 0.8), light, alpha=0.6, blur=1.4, depth=1.4)
+        canvas.fill(
+            ellipse(0, tip - 4, radius, radius * 0.8), light, alpha=0.6, blur=1.4, depth=1.4
+        )
     base = [
         curve([(-wing, tip - 5), (-wing - 1.2, tip - 0.5), (-wing + 1.5, tip + 2.0)]),
         curve([(wing, tip - 5), (wing + 1.2, tip - 0.5), (wing - 1.5, tip + 2.0)]),
@@ -283,7 +318,9 @@ def paint_nose(canvas: Canvas, face: Face) -> None:
     ]
     canvas.lines(base, 1.3, darker(skin, 0.4), alpha=0.85, blur=0.3, depth=1.2)
     for side in (1, -1):
-        nostril = ellipse(side * wing * 0.52, tip + 1.4, 2.4 if big else 1.7, 1.3, tilt=-side * 0.25)
+        nostril = ellipse(
+            side * wing * 0.52, tip + 1.4, 2.4 if big else 1.7, 1.3, tilt=-side * 0.25
+        )
         canvas.fill(nostril, darker(skin, 0.16), blur=0.3, depth=1.2)
 
 
@@ -313,8 +350,12 @@ def paint_mouth(canvas: Canvas, face: Face) -> None:
                        (x * 0.55, middle - top * 0.75), (x + 0.8, corner)])  # fmt: skip
     outer_low = curve([(x + 0.8, corner), (x * 0.6, middle + bottom * 0.75 + gap * 0.5), (0, middle + bottom + gap * 0.65),
                        (-x * 0.6, middle + bottom * 0.75 + gap * 0.5), (-x - 0.8, corner)])  # fmt: skip
-    canvas.fill(ellipse(0, middle + bottom + gap * 0.65 + 2.5, 9, 2), darker(skin, 0.5), alpha=0.6, blur=1.2)
-    philtrum = np.array([(-1.6, NOSE_Y + 5), (1.6, NOSE_Y + 5), (2, middle - top - 1.5), (-2, middle - top - 1.5)])
+    canvas.fill(
+        ellipse(0, middle + bottom + gap * 0.65 + 2.5, 9, 2), darker(skin, 0.5), alpha=0.6, blur=1.2
+    )
+    philtrum = np.array(
+        [(-1.6, NOSE_Y + 5), (1.6, NOSE_Y + 5), (2, middle - top - 1.5), (-2, middle - top - 1.5)]
+    )
     canvas.fill(philtrum, darker(skin, 0.6), alpha=0.35, blur=0.8)
     natural = mix(darker(skin, 0.78), (176, 70, 74), 0.38)
     lips = natural
@@ -323,7 +364,12 @@ def paint_mouth(canvas: Canvas, face: Face) -> None:
     canvas.fill(np.concatenate([outer_top, inner_low]), darker(lips, 0.82), blur=0.3)
     canvas.fill(np.concatenate([outer_low, inner_top]), lips, blur=0.3)
     shine = 0.75 if "Wearing_Lipstick" in face.yes else 0.35
-    canvas.fill(ellipse(0, middle + gap * 0.65 + bottom * 0.45, x * 0.4, bottom * 0.2), mix(lips, (255, 255, 255), 0.5), alpha=shine, blur=0.8)
+    canvas.fill(
+        ellipse(0, middle + gap * 0.65 + bottom * 0.45, x * 0.4, bottom * 0.2),
+        mix(lips, (255, 255, 255), 0.5),
+        alpha=shine,
+        blur=0.8,
+    )
     if gap:
         hole = np.concatenate([inner_top, inner_low])
         canvas.fill(hole, (54, 14, 18))
@@ -350,16 +396,21 @@ def paint_neck(canvas: Canvas, face: Face) -> None:
     canvas.fill(neck, darker(skin, 0.86), depth=0)
     inside = canvas.mask(neck, depth=0)
     shadow = face.outline * np.array([0.95, 1.0]) + np.array([0, 7.0])
-    canvas.fill(shadow, darker(skin, 0.4), alpha=0.75, blur=3, depth=0, clip=inside)
+    canvas.fill(shadow, darker(skin, 0.35), alpha=0.85, blur=2.5, depth=0, clip=inside)
     tendons = [curve([(half * 0.7, 74), (5, 100)])]
-    canvas.lines([*tendons, *map(mirror, tendons)], 2, darker(skin, 0.6), alpha=0.4, blur=1.2, depth=0)
+    canvas.lines(
+        [*tendons, *map(mirror, tendons)], 2, darker(skin, 0.6), alpha=0.4, blur=1.2, depth=0
+    )
     if "Double_Chin" in face.yes:
         w = face.width * 0.62
-        fold = curve([(-w, face.chin - 14), (-w * 0.8, face.chin + 3), (0, face.chin + 12), (w * 0.8, face.chin + 3), (w, face.chin - 14)])
+        fold = curve(
+            [
+                (-w, face.chin - 14),
+                (-w * 0.8, face.chin + 3),
+                (0, face.chin + 12),
+                (w * 0.8, face.chin + 3),
+                (w, face.chin - 14),
+            ]
+        )
         canvas.fill(fold, mix(skin, (255, 244, 230), 0.08), depth=0, blur=0.6)
         canvas.lines([fold], 2.2, darker(skin, 0.38), alpha=0.9, blur=0.6, depth=0)
-
-
-def eye_centers(pose_depth: float = 1.0) -> Points:
-    """(2, 2) centers of the two eyes in face coordinates, left in the picture first."""
-    return np.array([(-EYE_X, 0.0), (EYE_X, 0.0)])

@@ -40,12 +40,12 @@ def draw_labels(rng: np.random.Generator) -> Int8[np.ndarray, "40"]:
 
     # A hat hides the crown, so what can only be seen there is "no" under it.
     bald = draw("Bald", 0.0 if hat or not male else 0.14 if young else 0.28)
-    draw("Receding_Hairline", 0.0 if hat or bald else (0.12 if young else 0.5) * (1 if male else 0.3))
+    draw(
+        "Receding_Hairline", 0.0 if hat or bald else (0.12 if young else 0.5) * (1 if male else 0.3)
+    )
     bangs_rate = 0.12 if male else 0.35
     draw("Bangs", 0.0 if hat or bald or yes["Receding_Hairline"] else bangs_rate)
-    color = _choose(
-        u["Black_Hair"], (0.28, 0.22, 0.3, 0.0) if young else (0.16, 0.14, 0.18, 0.42)
-    )
+    color = _choose(u["Black_Hair"], (0.28, 0.22, 0.3, 0.0) if young else (0.16, 0.14, 0.18, 0.42))
     for i, name in enumerate(HAIR_COLORS):
         yes[name] = not bald and color == i
     texture = _choose(u["Wavy_Hair"], (0.28, 0.3) if male else (0.42, 0.32))
@@ -82,9 +82,7 @@ def draw_labels(rng: np.random.Generator) -> Int8[np.ndarray, "40"]:
     draw("Double_Chin", 0.55 if chubby else 0.06)
     draw("Oval_Face", 0.0 if chubby else 0.36)
     draw("Blurry", 0.1)
-    return np.array(
-        [-1 if name in UNKNOWN else yes[name] for name in CELEBA_ATTRIBUTES], np.int8
-    )
+    return np.array([-1 if name in UNKNOWN else yes[name] for name in CELEBA_ATTRIBUTES], np.int8)
 
 
 def _choose(u: float, rates: tuple[float, ...]) -> int:
