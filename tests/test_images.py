@@ -1,0 +1,172 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mgmtn_jax.data.images import ImageError, decode_image
+
+
+def picture(height=40, width=60):
+    """Smooth, and different in all four corners."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([255 * x // width, 255 * y // height, 255 - 255 * x // width], -1).astype(
+        np.uint8
+    )
+
+
+def encode(image, format="JPEG", **options):
+    out = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+def grey(image):
+    return np.asarray(Image.fromarray(image).convert("L"))
+
+
+JPEG = encode(picture(), quality=95)
+PNG = encode(picture(), "PNG")
+
+
+def test_jpeg_decodes_like_pillow():
+    np.testing.assert_array_equal(
+        decode_image(JPEG), np.asarray(Image.open(io.BytesIO(JPEG)).convert("RGB"))
+    )
+
+
+def test_progressive_jpeg():
+    assert (
+        abs(
+            decode_image(encode(picture(), progressive=True, quality=95)) - picture().astype(int)
+        ).mean()
+        < 3
+    )
+
+
+def test_png_is_exact():
+    np.testing.assert_array_equal(decode_image(PNG), picture())
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_grey(format):
+    data = encode(Image.fromarray(grey(picture())), format, quality=95)
+    image = decode_image(data)
+    assert image.shape == (40, 60, 3)
+    assert (image == image[..., :1]).all()
+    assert abs(image[..., 0].astype(int) - grey(picture())).max() <= 4
+
+
+def test_palette():
+    image = Image.fromarray(picture()).quantize(64)
+    np.testing.assert_array_equal(
+        decode_image(encode(image, "PNG")), np.asarray(image.convert("RGB"))
+    )
+
+
+def test_cmyk():
+    image = decode_image(encode(Image.fromarray(picture()).convert("CMYK"), quality=95))
+    assert abs(image.astype(int) - picture()).mean() < 3
+
+
+def test_16_bit_grey_and_color():
+    wide = picture().astype(np.uint16) * 257
+    encoded = cv2.imencode(".png", wide[..., ::-1])[1].tobytes()
+    np.testing.assert_array_equal(decode_image(encoded), picture())
+    image = decode_image(cv2.imencode(".png", wide[..., 0])[1].tobytes())
+    np.testing.assert_array_equal(image, np.repeat(picture()[..., :1], 3, -1))
+
+
+def test_one_bit():
+    image = decode_image(encode(Image.fromarray(picture()).convert("1"), "PNG"))
+    assert set(np.unique(image)) == {0, 255}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white(mode):
+    image = Image.fromarray(picture()).convert("RGBA")
+    image.putalpha(Image.fromarray((picture()[..., 0] > 127).astype(np.uint8) * 255))
+    decoded = decode_image(encode(image.convert(mode), "PNG"))
+    assert decoded.shape == (40, 60, 3)
+    assert (decoded[:, :25] == 255).all()
+    assert (decoded[:, 35:] != 255).any()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_exif_orientation_is_carried_out(format, orientation):
+    upright = picture()
+    # What must be stored for the viewer to see `upright` (EXIF 2.3, tag 0x0112).
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: upright.transpose(1, 0, 2)[::-1],
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: upright.transpose(1, 0, 2)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = decode_image(encode(np.ascontiguousarray(stored), format, exif=exif, quality=95))
+    assert image.shape == upright.shape
+    assert abs(image.astype(int) - upright).mean() < 3
+
+
+def test_the_largest_allowed_image_passes_and_one_more_pixel_does_not():
+    for data in (JPEG, PNG):
+        assert decode_image(data, max_pixels=2400).shape == (40, 60, 3)
+        with pytest.raises(ImageError, match="60x40 pixels"):
+            decode_image(data, max_pixels=2399)
+
+
+def test_a_hundred_megapixels_are_refused_unseen():
+    header = bytearray(PNG)
+    header[16:24] = (10_000).to_bytes(4, "big") * 2
+    with pytest.raises(ImageError, match="10000x10000"):
+        decode_image(bytes(header))
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"GIF89a....", b"\xff\xd8\xff", PNG[:20]])
+def test_what_is_no_image(data):
+    with pytest.raises(ImageError):
+        decode_image(data)
+
+
+@pytest.mark.parametrize("data", [JPEG, encode(picture(), progressive=True), PNG])
+def test_every_truncation_is_found(data):
+    whole = decode_image(data)
+    for size in range(0, len(data), 1 + len(data) // 300):
+        try:
+            image = decode_image(data[:size])
+        except ImageError:
+            continue
+        # Only what follows the last pixel is missing.
+        assert size > len(data) - 24
+        np.testing.assert_array_equal(image, whole)
+
+
+def test_bytes_after_the_image_do_no_harm():
+    for data in (JPEG, PNG):
+        np.testing.assert_array_equal(decode_image(data + b"\0\0junk"), decode_image(data))
+
+
+@given(st.sampled_from([JPEG, PNG, encode(Image.fromarray(picture()).convert("CMYK"))]), st.data())
+@settings(deadline=None, max_examples=200)
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damage_gives_an_image_or_our_error(content, data):
+    damaged = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        image = decode_image(bytes(damaged), max_pixels=10_000)
+    except ImageError:
+        return
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
