@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -136,7 +137,7 @@ class Canvas:
         # A wide blur needs no sharp mask: it is made small and enlarged.
         shrink = 4 if blur * scale >= 4 else 2 if blur * scale >= 2.5 else 1
         width_px, height_px = int(right - left), int(bottom - top)
-        mask = np.zeros((-(-height_px // shrink), -(-width_px // shrink)), np.uint8)
+        mask: Any = np.zeros((-(-height_px // shrink), -(-width_px // shrink)), np.uint8)
         origin = np.array([left, top], np.int32) << _FRACTION_BITS
         ends = np.cumsum([len(curve) for curve in curves])[:-1]
         moved = np.split((fixed - origin) // shrink, ends)
@@ -189,6 +190,12 @@ def ellipse(
     return np.stack([x + cos * dx - sin * dy, y + sin * dx + cos * dy], axis=1)
 
 
+def symmetric(half: Sequence[tuple[float, float]], closed: bool = True, samples: int = 6) -> Points:
+    """A curve through the given corners of one side of the face, then through their mirror images
+    in the reverse order. Corners on the middle line, x = 0, are not repeated."""
+    return curve([*half, *((-x, y) for x, y in reversed(half) if x)], closed, samples)
+
+
 def mirror(points: Points) -> Points:
     """The same shape on the other side of the face."""
     return points * np.array([-1.0, 1.0])
@@ -196,7 +203,10 @@ def mirror(points: Points) -> Points:
 
 def mix(a: Color, b: Color, amount: float) -> Color:
     """`a` at 0, `b` at 1; beyond 1 extrapolates."""
-    return tuple(min(255, max(0, round(u + (v - u) * amount))) for u, v in zip(a, b))  # type: ignore[return-value]
+    red, green, blue = (
+        min(255, max(0, round(u + (v - u) * amount))) for u, v in zip(a, b, strict=True)
+    )
+    return red, green, blue
 
 
 def darker(color: Color, factor: float) -> Color:

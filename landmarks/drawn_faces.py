@@ -2,8 +2,8 @@
 
 Every face is a function of (seed, index) and has the same bytes wherever it is drawn. Four random
 streams keep its parts apart: labels, the person's style, the scene (background, clothes, pose,
-light, noise) and texture. Only the first decides labels, so that the background and the corners of a
-picture say nothing about them.
+light, noise) and texture. Only the first decides labels, so that the background and the corners of
+a picture say nothing about them.
 
     python -m landmarks.drawn_faces --out_dir=DIR --limit=1000 --seed=0
 """
@@ -14,6 +14,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import multiprocessing
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,8 +22,10 @@ from absl import app, flags
 from etils import epath
 from jaxtyping import Float, Int8, UInt8
 
+from landmarks import drawn_accessories as accessories
 from landmarks import drawn_features as features
 from landmarks import drawn_hair as hair
+from landmarks import drawn_head as head
 from landmarks.drawn_canvas import HEIGHT, SUPERSAMPLING, WIDTH, Canvas, Pose, curve, darker, mix
 from landmarks.drawn_people import Style, draw_labels
 from mgmtn_jax.attributes import CELEBA_ATTRIBUTES
@@ -52,24 +55,24 @@ def paint(labels: Labels, seed: int, index: int) -> Image:
     pose = _draw_pose(scene)
     canvas = Canvas(_background(scene), pose)
     style = Style.draw(_stream(seed, index, _STYLE))
-    face = features.build(yes, style, _stream(seed, index, _TEXTURE))
+    face = head.build(yes, style, _stream(seed, index, _TEXTURE))
 
     hair.paint_back_hair(canvas, face)
-    features.paint_neck(canvas, face)
+    head.paint_neck(canvas, face)
     _paint_clothes(canvas, scene)
-    hair.paint_neckwear(canvas, face)
-    features.paint_ears(canvas, face)
-    inside = features.paint_head(canvas, face)
-    features.paint_age(canvas, face, inside)
+    accessories.paint_neckwear(canvas, face)
+    head.paint_ears(canvas, face)
+    inside = head.paint_head(canvas, face)
+    head.paint_age(canvas, face, inside)
     features.paint_nose(canvas, face)
     features.paint_mouth(canvas, face)
     hair.paint_beard(canvas, face, inside)
     features.paint_eyes(canvas, face)
     features.paint_brows(canvas, face)
     hair.paint_front_hair(canvas, face, inside)
-    hair.paint_glasses(canvas, face)
-    hair.paint_earrings(canvas, face)
-    hair.paint_hat(canvas, face)
+    accessories.paint_glasses(canvas, face)
+    accessories.paint_earrings(canvas, face)
+    accessories.paint_hat(canvas, face)
     return _photograph(
         canvas.picture, scene, blur=(1.7 + 0.9 * style.blur) if "Blurry" in yes else 0
     )
@@ -80,7 +83,7 @@ def painted_points(labels: Labels, seed: int, index: int) -> dict[str, Float[np.
 
     `eyes` and `mouth` have two rows, left in the picture first; `chin` has one.
     """
-    face = features.build(_yes(labels), Style.draw(_stream(seed, index, _STYLE)), _stream(0, 0, 0))
+    face = head.build(_yes(labels), Style.draw(_stream(seed, index, _STYLE)), _stream(0, 0, 0))
     pose = _draw_pose(_stream(seed, index, _SCENE))
     x, y = features.mouth_corner(face)
     eyes = np.array([(-features.EYE_X, 0.0), (features.EYE_X, 0.0)])
@@ -163,8 +166,8 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     """Clutter: a gradient, and rectangles, discs and bars out of focus."""
     first, second = rng.integers(30, 230, (2, 3)).astype(np.float32)
     ramp = np.linspace(0, 1, HEIGHT, dtype=np.float32)[:, None, None]
-    picture = np.broadcast_to(first + (second - first) * ramp, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    picture = np.ascontiguousarray(picture)
+    gradient = np.broadcast_to(first + (second - first) * ramp, (HEIGHT, WIDTH, 3))
+    picture: Any = np.ascontiguousarray(gradient.astype(np.uint8))
     for _ in range(rng.integers(6, 18)):
         color = rng.integers(0, 256, 3).tolist()
         x, y, u, v = (rng.random(4) * (WIDTH, HEIGHT, 60, 60)).astype(int).tolist()
@@ -183,7 +186,10 @@ def _paint_clothes(canvas: Canvas, rng: np.random.Generator) -> None:
     """Shoulders, the same for every label. The body does not tilt with the head."""
     color = tuple(rng.integers(10, 246, 3).tolist())
     neckline, stripes = rng.uniform(0, 1, 2).tolist()
-    head, canvas.pose = canvas.pose, dataclasses.replace(canvas.pose, roll=0.3 * canvas.pose.roll)
+    head_pose, canvas.pose = (
+        canvas.pose,
+        dataclasses.replace(canvas.pose, roll=0.3 * canvas.pose.roll),
+    )
     depth = 84 + 14 * neckline
     body = np.concatenate([
         curve([(-130, 140), (-112, 106), (-60, 90), (-30, 80)]),
@@ -196,12 +202,12 @@ def _paint_clothes(canvas: Canvas, rng: np.random.Generator) -> None:
         lines = [np.array([(x, 70), (x * 1.3, 140)]) for x in range(-110, 111, 12)]
         canvas.lines(lines, 3, mix(color, (255, 255, 255), 0.35), depth=0, clip=inside)
     canvas.lines([curve([(-24, 84), (0, depth), (24, 84)])], 2.5, darker(color, 0.6), depth=0)
-    canvas.pose = head
+    canvas.pose = head_pose
 
 
 def _photograph(pixels: np.ndarray, rng: np.random.Generator, blur: float) -> Image:
     """Down to the final size, then light, color cast, contrast and noise."""
-    picture = cv2.resize(pixels, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    picture: Any = cv2.resize(pixels, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     if blur:
         picture = cv2.GaussianBlur(picture, (0, 0), blur)
     gain = rng.uniform(0.8, 1.12) * rng.uniform(0.94, 1.06, 3)

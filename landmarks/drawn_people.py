@@ -14,8 +14,8 @@ from jaxtyping import Int8
 from mgmtn_jax.attributes import CELEBA_ATTRIBUTES
 
 UNKNOWN: tuple[str, ...] = ("Attractive", "Pale_Skin")
-"""Never known of a drawn face: the first is an opinion, and the second would tie a label to the skin
-tone, of which every other attribute here is independent."""
+"""Never known of a drawn face: the first is an opinion, and the second would tie a label to the
+skin tone, of which every other attribute here is independent."""
 
 HAIR_COLORS: tuple[str, ...] = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 
@@ -23,8 +23,8 @@ HAIR_COLORS: tuple[str, ...] = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_
 def draw_labels(rng: np.random.Generator) -> Int8[np.ndarray, "40"]:
     """Draws one label vector in CelebA's order: 1 yes, 0 no, -1 unknown.
 
-    Rates follow CelebA loosely. Rare attributes are made commoner (no known one is below about 5 %),
-    so that a few thousand faces teach all of them.
+    Rates follow CelebA loosely. Rare attributes are made commoner (no known one is below about
+    5 %), so that a few thousand faces teach all of them.
     """
     # Always 40 draws, whatever is decided: the stream stays aligned and easy to reason about.
     u = dict(zip(CELEBA_ATTRIBUTES, rng.random(len(CELEBA_ATTRIBUTES)), strict=True))
