@@ -13,18 +13,18 @@ import functools
 import json
 import math
 import signal
-import sys
 from collections.abc import Callable
 
 import jax
 import ml_collections
 import numpy as np
 import tqdm
-from absl import app, flags, logging
+from absl import flags, logging
 from etils import epath
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
+from experiments import cli
 from mgmtn_jax import checkpointing, inference, metrics, partitioning, training
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import alignment, pipeline, schema
@@ -214,18 +214,6 @@ def _stop_on_sigterm() -> Callable[[], bool]:
     return lambda: bool(received)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(
-            f"unexpected argument {argv[1]!r}; a field is --config.group.field=value"
-        )
-    try:
-        train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    except (ValueError, OSError, FloatingPointError) as error:
-        logging.debug("", exc_info=True)
-        sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    cli.run(lambda: train_and_evaluate(_CONFIG.value, _WORKDIR.value))

@@ -68,25 +68,16 @@ class Network:
         Returns:
           The outputs, and the batch statistics after this batch.
         """
-        state = _merge(_to_state(params), _to_state(batch_stats))
-        module = nnx.merge(self.graphdef, nnx.State(state))
+        module = nnx.merge(self.graphdef, _to_state(params), _to_state(batch_stats))
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         outputs = module(images, train=train, rngs=rngs)
         return outputs, _to_dict(nnx.state(module, nnx.BatchStat))
 
 
-def _merge(first: dict, second: dict) -> dict:
-    merged = dict(first)
-    for key, value in second.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
 def init(build: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> tuple[Variables, Variables]:
     """Creates params and batch_stats; meant to be jitted with the shardings they shall have."""
-    state = nnx.state(build(nnx.Rngs(key)))
-    params, batch_stats = state.split(nnx.Param, nnx.BatchStat)
+    module = build(nnx.Rngs(key))
+    params, batch_stats = nnx.state(module, nnx.Param, nnx.BatchStat)
     return _to_dict(params), _to_dict(batch_stats)
 
 

@@ -1,0 +1,53 @@
+"""What every command shares: readable logs, and errors as one sentence."""
+
+from __future__ import annotations
+
+import logging as standard_logging
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, logging
+
+_CHATTY = tuple(f"{os.sep}{package}{os.sep}" for package in ("orbax", "jax", "jaxlib"))
+
+
+def run(command: Callable[[], None]) -> None:
+    """Parses the flags and runs the command.
+
+    What a person can mend (a wrong flag, folder or file, a damaged checkpoint, a loss that left the
+    numbers) ends with one sentence and exit code 1; `--verbosity=1` adds the traceback.
+    """
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected argument {argv[1]!r}")
+        # Orbax reports every stage of a save at the level of our own messages.
+        logging.get_absl_handler().addFilter(
+            lambda record: (
+                record.levelno > logging.converter.STANDARD_INFO or "orbax" not in record.pathname
+            )
+        )
+        try:
+            command()
+        except (ValueError, OSError, FloatingPointError) as error:
+            logging.debug("what was behind it:", exc_info=True)
+            sys.exit(f"error: {error}")
+
+    logging.set_verbosity(logging.INFO)
+    app.run(main, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError) as error:  # of ml_collections: --config.no.such
+        message = " ".join(str(argument) for argument in error.args).replace("\n", ". ")
+        sys.exit(f"error: a --config flag names no field or has the wrong type: {message}")
+
+
+def _is_ours(record: standard_logging.LogRecord) -> bool:
+    """Orbax reports every stage of a save at the level of our own messages; warnings pass."""
+    return record.levelno > standard_logging.INFO or not any(
+        package in record.pathname for package in _CHATTY
+    )

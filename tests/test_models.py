@@ -1,0 +1,134 @@
+"""The networks: shapes, what reaches what, and formulas against their plain forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mgmtn_jax import training
+from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
+from mgmtn_jax.models import functional
+from mgmtn_jax.models.g2ff import fused_stages, masked_pool
+from mgmtn_jax.models.resnet import BLOCKS, ResNet, max_pool_3x3
+from tests.tiny import tiny_batch, tiny_config
+
+
+def _create(config, attributes=CELEBA):
+    build = training.network_builder(config, attributes)
+    params, batch_stats = jax.jit(lambda key: functional.init(build, key))(jax.random.key(0))
+    return functional.create(build), params, batch_stats
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_trunk_returns_four_stages(name):
+    trunk = nnx.eval_shape(lambda: ResNet(name, width=8, rngs=nnx.Rngs(0)))
+    images = jax.ShapeDtypeStruct((2, 65, 97, 3), jnp.float32)
+    features = nnx.eval_shape(lambda trunk, x: trunk(x, train=False), trunk, images)
+    grids = [feature.shape[1:3] for feature in features]
+    assert grids == [(17, 25), (9, 13), (5, 7), (3, 4)]
+    expansion = BLOCKS[name][0].expansion
+    assert [f.shape[3] for f in features] == [8 * expansion * 2**stage for stage in range(4)]
+    assert [f.shape[3] for f in features] == list(trunk.channels)
+
+
+def test_a_standard_resnet50_has_the_published_number_of_parameters():
+    trunk = nnx.eval_shape(lambda: ResNet("resnet50", rngs=nnx.Rngs(0)))
+    leaves = jax.tree.leaves(nnx.state(trunk, nnx.Param))
+    # 25,557,032 of torchvision's resnet50, less the classifier's 2048 * 1000 + 1000.
+    assert sum(leaf.size for leaf in leaves) == 23_508_032
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_max_pool_equals_the_windowed_maximum(size):
+    x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
+    expected = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    np.testing.assert_array_equal(max_pool_3x3(x), expected)
+
+
+def test_fused_stages_are_chosen_by_grid():
+    strides = (4, 8, 16, 32)
+    assert fused_stages(224, strides) == fused_stages(227, strides) == (1, 2, 3)
+    assert fused_stages(112, strides) == fused_stages(80, strides) == (0, 1, 2)
+
+
+def test_masked_pool_is_the_pooled_product_of_mask_and_features():
+    rng = np.random.default_rng(0)
+    features = rng.random((2, 5, 6, 4)).astype(np.float32)
+    masks = rng.random((2, 5, 6, 3)).astype(np.float32)
+    pooled = masked_pool(features, masks)
+    for k in range(3):
+        mask = masks[..., k : k + 1]
+        mean = (mask * features).sum((1, 2)) / mask.sum((1, 2))
+        fourth = ((mask * features**4).sum((1, 2)) / mask.sum((1, 2))) ** 0.25
+        np.testing.assert_allclose(pooled[:, k, :4], mean, rtol=1e-3)
+        np.testing.assert_allclose(pooled[:, k, 4:], fourth, rtol=1e-3)
+
+
+def test_masked_pool_has_finite_gradients_where_nothing_is_seen():
+    zeros = jnp.zeros((1, 4, 4, 2))
+    gradient = jax.grad(lambda x: masked_pool(x, jnp.zeros((1, 4, 4, 3))).sum())(zeros)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_outputs(dtype):
+    network, params, batch_stats = _create(tiny_config(dtype=dtype))
+    images = training.normalize(tiny_batch(batch_size=2)["image"], jnp.dtype(dtype))
+    outputs, _ = jax.jit(network)(params, batch_stats, images)
+    assert outputs.attribute_logits.shape == (2, 40)
+    assert outputs.mask_logits.shape == (2, 8, 8, len(REGIONS))
+    assert outputs.attribute_logits.dtype == outputs.mask_logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, batch_stats))} == {jnp.dtype("float32")}
+
+
+def test_each_head_answers_for_its_own_attributes():
+    attributes = AttributeSet.create(
+        ("a", "b", "c", "d"), {"hair": ("d", "a"), "beard": ("c",)}, {"beard": "mouth"}
+    )
+    network, params, batch_stats = _create(tiny_config(), attributes)
+    for group, members in enumerate(attributes.groups.values()):
+        bias = params["heads"][str(group)]["bias"]
+        params["heads"][str(group)]["bias"] = bias + jnp.array(
+            [100.0 * (attributes.names.index(name) + 1) for name in members]
+        )
+    images = training.normalize(tiny_batch(batch_size=2)["image"], jnp.float32)
+    outputs, _ = jax.jit(network)(params, batch_stats, images)
+    np.testing.assert_allclose(outputs.attribute_logits, [[100, 200, 300, 400]] * 2, atol=20)
+
+
+def test_attribute_loss_does_not_move_the_masks_but_uses_them():
+    network, params, batch_stats = _create(tiny_config(dropout=0.0))
+    images = training.normalize(tiny_batch(batch_size=2)["image"], jnp.float32)
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            outputs, _ = network(params, batch_stats, images)
+            return outputs.attribute_logits.sum(), outputs.attribute_logits
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradients, logits = gradient(params)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(gradients["aml"]))
+    assert any(leaf.any() for leaf in jax.tree.leaves(gradients["g2ff"]))
+    # Masks on one side of the face only: the logits have to notice.
+    params["aml"]["classifier"]["bias"] -= 100.0
+    _, unmasked_logits = gradient(params)
+    assert np.abs(logits - unmasked_logits).max() > 1e-3
+
+
+def test_evaluation_leaves_batch_statistics_and_training_moves_them():
+    network, params, batch_stats = _create(tiny_config(name="global"))
+    images = training.normalize(tiny_batch(batch_size=4)["image"], jnp.float32)
+    _, kept = jax.jit(network)(params, batch_stats, images)
+    _, moved = network(params, batch_stats, images, train=True, dropout_key=jax.random.key(1))
+    assert jax.tree.structure(kept) == jax.tree.structure(batch_stats)
+    jax.tree.map(np.testing.assert_array_equal, kept, batch_stats)
+    assert np.abs(moved["trunk"]["stem"]["norm"]["mean"]).max() > 0
+
+
+@pytest.mark.parametrize("field", ["name", "trunk"])
+def test_unknown_names_are_answered_with_the_known_ones(field):
+    with pytest.raises(ValueError, match=f"model.{field}='resnet17' is not one of"):
+        training.network_builder(tiny_config(**{field: "resnet17"}), CELEBA)

@@ -1,0 +1,121 @@
+"""Losses, the step, the mesh: what a step computes, wherever it runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from mgmtn_jax import losses, partitioning, training
+from mgmtn_jax.attributes import CELEBA
+from mgmtn_jax.models import functional
+from tests.tiny import tiny_batch, tiny_config
+
+
+def test_unknown_attributes_count_for_nothing():
+    logits = np.array([[2.0, -1.0, 5.0], [0.5, 9.0, -9.0]], np.float32)
+    attributes = np.array([[1, 0, -1], [0, -1, -1]], np.int8)
+    known = [np.log1p(np.exp(-2.0)), np.log1p(np.exp(-1.0)), np.log1p(np.exp(0.5))]
+    np.testing.assert_allclose(losses.attribute_loss(logits, attributes), np.mean(known), rtol=1e-6)
+    assert losses.attribute_loss(logits, np.full_like(attributes, -1)) == 0.0
+
+
+def test_mask_loss_is_zero_for_right_masks_and_skips_guessed_landmarks():
+    masks = np.random.default_rng(0).random((2, 8, 8, 3)) < 0.4
+    right = np.where(masks, 40.0, -40.0).astype(np.float32)
+    assert losses.mask_loss(right, masks, np.array([True, True])) < 1e-5
+    half_wrong = right * np.array([1.0, -1.0], np.float32)[:, None, None, None]
+    assert losses.mask_loss(half_wrong, masks, np.array([True, False])) < 1e-5
+    assert losses.mask_loss(half_wrong, masks, np.array([True, True])) > 10
+    assert losses.mask_loss(half_wrong, masks, np.array([False, False])) == 0.0
+
+
+def _setup(config):
+    build = training.network_builder(config, CELEBA)
+    optimizer, schedule = training.create_optimizer(config, 30)
+    step = training.make_train_step(functional.create(build), optimizer, schedule, config)
+    init = jax.jit(lambda key: training.init_state(build, optimizer, key))
+    return step, init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_a_step_is_the_same_on_one_device_and_on_a_mesh(fsdp, monkeypatch):
+    monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)
+    config = tiny_config(dropout=0.0)
+    step, state = _setup(config)
+    batch = tiny_batch()
+    alone, scalars = jax.jit(step)(state, batch)
+
+    mesh = partitioning.create_mesh(-1, fsdp, batch_size=8)
+    shardings = partitioning.state_shardings(mesh, state)
+    if fsdp > 1:
+        specs = {sharding.spec for sharding in jax.tree.leaves(shardings["params"])}
+        assert len(specs) > 1, "nothing is sharded"
+    spread, spread_scalars = jax.jit(
+        step,
+        in_shardings=(shardings, partitioning.batch_sharding(mesh)),
+        out_shardings=(shardings, partitioning.replicated(mesh)),
+    )(jax.device_put(state, shardings), partitioning.shard_batch(mesh, batch))
+
+    for name, value in scalars.items():
+        np.testing.assert_allclose(spread_scalars[name], value, rtol=1e-5, err_msg=name)
+    for stats in ("params", "batch_stats"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+            alone[stats],
+            spread[stats],
+        )
+
+
+def test_training_learns_one_batch_by_heart():
+    config = tiny_config(dropout=0.0)
+    config.optimizer.weight_decay = 0.0
+    step, state = _setup(config)
+    step, batch = jax.jit(step, donate_argnums=0), tiny_batch()
+    rows = []
+    for _ in range(30):
+        state, scalars = step(state, batch)
+        rows.append(jax.device_get(scalars))
+    assert int(state["step"]) == 30
+    assert rows[-1]["attribute_loss"] < 0.5 * rows[0]["attribute_loss"]
+    assert rows[-1]["mask_loss"] < 0.6 * rows[0]["mask_loss"]
+    assert rows[0]["learning_rate"] < rows[5]["learning_rate"] > rows[-1]["learning_rate"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_weight_decay_spares_biases_and_norms(name):
+    config = tiny_config()
+    config.optimizer.name = name
+    optimizer, _ = training.create_optimizer(config, 10)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    updated = optax.apply_updates(params, updates)
+    assert (updated["kernel"] < 1).all()
+    np.testing.assert_array_equal(updated["bias"], params["bias"])
+
+
+def test_fsdp_splits_the_largest_divisible_axis_of_large_leaves():
+    mesh = partitioning.create_mesh(2, 4, batch_size=8)
+    tree = {
+        "large": jax.ShapeDtypeStruct((3, 512, 1024), jnp.float32),
+        "odd": jax.ShapeDtypeStruct((1023, 1023), jnp.float32),
+        "small": jax.ShapeDtypeStruct((64, 64), jnp.float32),
+    }
+    shardings = partitioning.state_shardings(mesh, tree)
+    assert shardings["large"].spec == PartitionSpec(None, None, "fsdp")
+    assert shardings["odd"].spec == shardings["small"].spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1, 1, 12), "data.batch_size=12 does not divide evenly among 8 devices"),
+        ((-1, 3, 8), "mesh.fsdp=3 does not divide the 8 devices"),
+        ((4, 1, 8), "mesh.data=4 x mesh.fsdp=1 is not the 8 devices"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_with_both_numbers(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        partitioning.create_mesh(*arguments)
