@@ -37,7 +37,7 @@ test: $(VENV)/.test ## run the whole test suite, warnings are errors
 lint: $(VENV)/.dev ## check style, format and types
 	$(python) -m ruff check $(sources)
 	$(python) -m ruff format --check $(sources)
-	$(python) -m mypy $(sources)
+	$(python) -m mypy
 
 clean: ## remove the virtual environment, the demo and all caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
