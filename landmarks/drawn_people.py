@@ -129,7 +129,6 @@ class Style:
     tie_color: float
     necklace: float
     blur: float
-    beard: float
     wrinkles: float
 
     @classmethod
