@@ -121,7 +121,7 @@ CELEBA_GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class AttributeSet:
-    """Attributes in label order, and the group of each.
+    """Attributes in label order, and the group of each. `create` builds one.
 
     Attributes:
       names: the A attribute names, in the order of the label vector.
@@ -140,12 +140,23 @@ class AttributeSet:
         if len(set(self.names)) != len(self.names):
             repeated = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"attribute names repeat: {', '.join(repeated)}")
-        grouped = [name for members in self.groups.values() for name in members]
-        for name in grouped:
-            if name not in self.names:
-                raise ValueError(f"a group names the attribute {name!r}, which is not in the set")
-        if sorted(grouped) != sorted(self.names):
-            raise ValueError("every attribute must be in exactly one group")
+        owner: dict[str, str] = {}
+        for group, members in self.groups.items():
+            if not members:
+                raise ValueError(f"group {group!r} has no attribute")
+            for name in members:
+                if name not in self.names:
+                    raise ValueError(
+                        f"group {group!r} names the attribute {name!r}, which is not in the set"
+                    )
+                if name in owner:
+                    raise ValueError(
+                        f"attribute {name!r} is in group {owner[name]!r} and in {group!r}"
+                    )
+                owner[name] = group
+        ungrouped = [name for name in self.names if name not in owner]
+        if ungrouped:
+            raise ValueError(f"attributes are in no group: {', '.join(ungrouped)}")
         for group, region in self.regions.items():
             if group not in self.groups or region not in REGIONS:
                 raise ValueError(
@@ -168,7 +179,7 @@ class AttributeSet:
 
         Raises:
           ValueError: if names repeat, an attribute is in two groups, a group names an attribute
-            that is not in `names`, or a region is not one of `REGIONS`.
+            that is not in `names`, or `regions` names an unknown group or region.
         """
         if groups is None:
             groups = {
@@ -185,7 +196,12 @@ class AttributeSet:
         return cls(
             names=tuple(names),
             groups={group: complete[group] for group in order},
-            regions={g: r for g, r in (regions or {}).items() if g in order},
+            # A dropped group's region goes with it; one of an unknown group is an error.
+            regions={
+                group: region
+                for group, region in (regions or {}).items()
+                if group in order or group not in complete
+            },
         )
 
     @property

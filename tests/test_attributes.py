@@ -1,0 +1,135 @@
+"""The vocabulary: names, groups, and the indices between them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgmtn_jax.attributes import CELEBA, CELEBA_GROUPS, REGIONS, AttributeSet
+
+OFFICIAL_HEADER = """
+5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair
+Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair
+Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face
+Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair
+Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young
+"""
+
+
+def test_celeba_is_the_official_header_in_eight_groups():
+    assert CELEBA.names == tuple(OFFICIAL_HEADER.split())
+    assert CELEBA.group_names == REGIONS
+    assert CELEBA.region_indices == tuple(range(8))
+    assert {group: set(names) for group, names in CELEBA.groups.items()} == {
+        group: set(names) for group, names in CELEBA_GROUPS.items()
+    }
+
+
+def assert_consistent(attributes: AttributeSet) -> None:
+    """The maps between attributes and groups are each other's inverses."""
+    index = attributes.attribute_groups
+    assert index.shape == (len(attributes.names),)
+    members = [i for group in attributes.group_indices for i in group]
+    assert sorted(members) == list(range(len(attributes.names)))
+    for group, (name, indices) in enumerate(
+        zip(attributes.group_names, attributes.group_indices, strict=True)
+    ):
+        assert indices
+        np.testing.assert_array_equal(np.flatnonzero(index == group), sorted(indices))
+        assert tuple(attributes.names[i] for i in indices) == attributes.groups[name]
+        assert all(attributes.group_of(attributes.names[i]) == name for i in indices)
+    assert len(attributes.region_indices) == len(attributes.groups)
+    assert all(0 <= region < len(REGIONS) for region in attributes.region_indices)
+
+
+def same_order(attributes: AttributeSet, other: AttributeSet) -> bool:
+    """Equality of mappings forgets their order, and the heads of a checkpoint depend on it."""
+    return attributes == other and attributes.group_names == other.group_names
+
+
+def restored(attributes: AttributeSet) -> AttributeSet:
+    return AttributeSet.from_dict(json.loads(attributes.to_json()))
+
+
+def test_celeba_maps_both_ways_and_survives_json():
+    assert_consistent(CELEBA)
+    assert same_order(restored(CELEBA), CELEBA)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_set_maps_both_ways_and_survives_json(data):
+    word = st.text(min_size=1, max_size=8)
+    names = data.draw(st.lists(word, min_size=1, max_size=12, unique=True))
+    groups: dict[str, list[str]] = {}
+    for name in data.draw(st.lists(st.sampled_from(names), unique=True)):
+        groups.setdefault(data.draw(st.sampled_from(REGIONS) | word), []).append(name)
+    looks_at = {group: data.draw(st.sampled_from(REGIONS)) for group in groups}
+    attributes = AttributeSet.create(names, groups, looks_at)
+    assert attributes.names == tuple(names)
+    assert_consistent(attributes)
+    assert same_order(restored(attributes), attributes)
+    for group, region in zip(attributes.group_names, attributes.region_indices, strict=True):
+        assert REGIONS[region] == looks_at.get(group, group)
+
+
+def test_celebas_names_fall_into_their_usual_groups_by_themselves():
+    attributes = AttributeSet.create(["Tattoo", "Smiling", "Big_Nose", "Bald"])
+    assert attributes.groups == {
+        "nose": ("Big_Nose",),
+        "hair": ("Bald",),
+        "object": ("Smiling", "Tattoo"),
+    }
+    assert attributes.group_names == ("nose", "hair", "object")
+    np.testing.assert_array_equal(attributes.attribute_groups, [2, 2, 0, 1])
+
+
+def test_groups_that_are_given_replace_the_usual_ones():
+    assert AttributeSet.create(["Bald", "Big_Nose"], {}).groups == {"object": ("Bald", "Big_Nose")}
+    attributes = AttributeSet.create(["Bald", "Big_Nose"], {"object": ["Big_Nose"], "skin": []})
+    assert attributes.groups == {"object": ("Big_Nose", "Bald")}
+
+
+def test_other_groups_follow_the_regions_and_look_where_they_are_told():
+    attributes = AttributeSet.create(
+        ["Scarf", "Ring", "Tall", "Hat"],
+        {"neck": ["Scarf"], "piercing": ["Ring"], "hair": ["Hat"]},
+        {"neck": "lower_face"},
+    )
+    assert attributes.group_names == ("hair", "object", "neck", "piercing")
+    looked_at = [REGIONS[index] for index in attributes.region_indices]
+    assert looked_at == ["hair", "object", "lower_face", "object"]
+
+
+def test_a_region_of_a_group_that_was_left_empty_is_dropped_with_it():
+    attributes = AttributeSet.create(["Hat"], {"neck": [], "hair": ["Hat"]}, {"neck": "ear"})
+    assert attributes.regions == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "groups", "looks_at", "message"),
+    [
+        ([], None, None, "at least one attribute"),
+        (["Hat", "Bald", "Hat"], None, None, "names repeat: Hat"),
+        (["Hat"], {"hair": ["Hut"]}, None, "'hair' names the attribute 'Hut', which is not"),
+        (["Hat"], {"hair": ["Hat"], "ear": ["Hat"]}, None, "'Hat' is in group 'ear' and in 'hair'"),
+        (["Hat"], {"hair": ["Hat", "Hat"]}, None, "'Hat' is in group 'hair' and in 'hair'"),
+        (["Hat"], {"top": ["Hat"]}, {"top": "tail"}, "'top' look at region 'tail'.*mouth, ear"),
+        (["Hat"], {"top": ["Hat"]}, {"tpo": "hair"}, "'tpo' look at region 'hair'.*are top"),
+    ],
+)
+def test_a_wrong_set_gets_one_sentence(names, groups, looks_at, message):
+    with pytest.raises(ValueError, match=message) as error:
+        AttributeSet.create(names, groups, looks_at)
+    assert "\n" not in str(error.value)
+
+
+def test_an_attribute_without_a_group_or_an_empty_group_is_an_error():
+    with pytest.raises(ValueError, match="in no group: Bald"):
+        AttributeSet(("Hat", "Bald"), {"hair": ("Hat",)})
+    with pytest.raises(ValueError, match="'ear' has no attribute"):
+        AttributeSet(("Hat",), {"hair": ("Hat",), "ear": ()})
