@@ -1,36 +1,135 @@
-"""Group regions: from 68 landmarks to eight binary masks, rasterized inside the jitted step.
+r"""Group regions: from 68 landmarks to eight binary masks, rasterized inside the jitted step.
 
 Masks are never stored: 68 points are 544 bytes, eight masks of 227x227 are 412 KB, and augmentation
 moves the points exactly. How regions are drawn from landmarks is ours; 68 points hold neither ears
 nor hair, so those two are geometric rules, scaled by the face's own size `s`, about one
 inter-ocular distance:
 
-            . - ~ ~ ~ - .            hair: a horseshoe from the brows over the head and down
-         /    h a i r     \\               both sides, out to 0.75 s beside the jaw
-        |  .-~~~~~~~~~-.   |         ear:  a strip 0.45 s wide outside the jaw line, from above
-        | /  ==     ==  \\  |               the eye corner to below the lobe, where an earring hangs
-     ear||  <o>  |  <o>  ||ear       eyes: brows to the bags under the eyes, bridge included
-        || cheek |  cheek||          nose: bridge to wings and tip
-        ||      ~^~      ||          cheeks: under the eyes to the jaw, up to the sideburns
-         \\    mouth     /            mouth: lips and the skin a beard or mustache grows on
-           \\ lower    /              lower_face: chin, jaw and neck, down to collar and necklace
-             `- - - -'               object: the whole face, chin to hairline
-             | neck |
+             . - ~ ~ ~ - .           hair: a horseshoe from the brows over the head and down
+          /    h a i r    \                both sides, out to 0.75 s beside the jaw
+         |  .-~~~~~~~~~-.  |         ear:  a strip 0.45 s wide outside the jaw line, from above
+         | /  ==     ==  \ |               the eye corner to below the lobe, where an earring hangs
+      ear||  <o>  |  <o>  ||ear      eyes: brows to the bags under the eyes, bridge included
+         || cheek | cheek ||         nose: bridge to wings and tip
+         ||      ~^~      ||         cheeks: under the eyes to the jaw, up to the sideburns
+           \    mouth    /           mouth: lips and the skin a beard or mustache grows on
+            \   lower   /            lower_face: chin, jaw and neck, down to collar and necklace
+              `- - - -'              object: the whole face, chin to hairline
+              | neck  |
 
 Coordinates are pixel indices of the crop, x then y: 0 is the center of the first pixel.
 """
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mgmtn_jax.attributes import REGIONS
+from mgmtn_jax.data.alignment import FLIP_INDEX
 
-JAW, RIGHT_JAW = 0, 16  # ends of the jaw line, beside the eyes
-NOSE_BRIDGE, NOSE_LEFT, NOSE_BASE, NOSE_RIGHT = 27, 31, 33, 35
 MOUTH = slice(48, 60)  # outer lips
-MOUTH_LEFT, MOUTH_RIGHT, LIP_BOTTOM = 48, 54, 57
+MOUTH_MARGIN = 0.32  # face sizes
+
+Outline = tuple[tuple[int, float, float], ...]
+"""Corners of a polygon, each (landmark, right, down): the landmark, moved by so many face sizes
+along the face's own axes. "Left" is the image's left."""
+
+
+def _mirrored(outline: Outline) -> Outline:
+    return tuple((int(FLIP_INDEX[index]), -x, y) for index, x, y in reversed(outline))
+
+
+def _whole(half: Outline) -> Outline:
+    """Adds the right half to a left half; corners on the midline are their own mirror images."""
+    return half + tuple(corner for corner in _mirrored(half) if corner not in half)
+
+
+_LEFT_CHEEK: Outline = (
+    (36, -0.20, 0.15),
+    (0, 0.06, -0.40),
+    (0, -0.06, -0.40),
+    *((index, -0.06, 0.0) for index in range(0, 4)),
+    (4, 0.0, 0.0),
+    (48, -0.12, 0.0),
+    (31, -0.08, 0.0),
+    (40, 0.0, 0.22),
+    (41, 0.0, 0.22),
+)
+_LEFT_EAR: Outline = (
+    (0, 0.05, -0.30),
+    (0, -0.45, -0.35),
+    (2, -0.45, 0.10),
+    (4, -0.40, 0.05),
+    (4, -0.05, 0.05),
+    *((index, 0.05, 0.0) for index in range(3, -1, -1)),
+)
+OUTLINES: dict[str, tuple[Outline, ...]] = {
+    "ear": (_LEFT_EAR, _mirrored(_LEFT_EAR)),
+    "lower_face": (
+        _whole(
+            (
+                (8, -0.90, 0.95),
+                (5, -0.30, 0.95),
+                (4, -0.05, 0.0),
+                (48, -0.05, 0.10),
+                (57, 0.0, 0.05),
+            )
+        ),
+    ),
+    "cheeks": (_LEFT_CHEEK, _mirrored(_LEFT_CHEEK)),
+    "nose": (
+        _whole(
+            (
+                (33, 0.0, 0.12),
+                (31, -0.15, 0.10),
+                (31, -0.22, -0.12),
+                (27, -0.16, -0.05),
+            )
+        ),
+    ),
+    "eyes": (
+        _whole(
+            (
+                (39, 0.08, 0.20),
+                (40, 0.05, 0.38),
+                (41, -0.05, 0.38),
+                (36, -0.22, 0.20),
+                (17, -0.10, 0.0),
+                *((index, 0.0, -0.14) for index in range(17, 22)),
+            )
+        ),
+    ),
+    "hair": (
+        _whole(
+            (
+                (19, 0.0, -0.30),
+                (17, 0.0, -0.25),
+                (0, -0.10, -0.25),
+                (4, -0.35, 0.10),
+                (4, -0.75, 0.10),
+                (0, -0.75, 0.0),
+                (17, -0.75, -0.75),
+                (19, -0.50, -1.35),
+                (27, 0.0, -1.95),
+            )
+        ),
+    ),
+    "object": (
+        _whole(
+            (
+                *((index, 0.0, 0.0) for index in range(8, -1, -1)),
+                (17, -0.15, -0.35),
+                (19, 0.0, -0.75),
+                (27, 0.0, -1.15),
+            )
+        ),
+    ),
+}
+"""The polygons whose union is a region. Left and right are mirror images by construction. The mouth
+is missing: its outline is the lips', moved outward."""
 
 
 def face_frame(
@@ -61,133 +160,26 @@ def region_polygons(
     """The polygons whose union is each region, in pixels of the landmarks' image."""
     right, down, size = face_frame(landmarks)
 
-    def at(index: int, x: float = 0.0, y: float = 0.0) -> Float[Array, "2"]:
-        """A landmark moved by (x, y) face sizes along the face's own axes."""
-        return landmarks[index] + size * (x * right + y * down)
+    def place(outline: Outline) -> Float[Array, "v 2"]:
+        corners = np.array(outline, np.float32)
+        # Not a matrix product: accelerators round its factors to fewer bits by default.
+        offset = corners[:, 1:2] * right + corners[:, 2:3] * down
+        return landmarks[corners[:, 0].astype(int)] + size * offset
 
-    def path(*points: Float[Array, "2"]) -> Float[Array, "v 2"]:
-        return jnp.stack(points)
-
-    # --- points that lie on no landmark
+    polygons = {
+        region: [place(outline) for outline in outlines] for region, outlines in OUTLINES.items()
+    }
     lips = landmarks[MOUTH]
     outward = lips - lips.mean(0)
     distance = jnp.sqrt(jnp.sum(jnp.square(outward), axis=1, keepdims=True) + 1e-6)
-
-    mouth = lips + 0.28 * size * outward / distance
-    nose = path(
-        at(NOSE_BRIDGE, -0.16, -0.05),
-        at(NOSE_BRIDGE, 0.16, -0.05),
-        at(NOSE_RIGHT, 0.22, -0.12),
-        at(NOSE_RIGHT, 0.15, 0.10),
-        at(NOSE_BASE, 0.0, 0.12),
-        at(NOSE_LEFT, -0.15, 0.10),
-        at(NOSE_LEFT, -0.22, -0.12),
-    )
-    eyes = path(
-        at(17, -0.10, 0.0),
-        *[at(index, 0.0, -0.14) for index in range(17, 27)],
-        at(26, 0.10, 0.0),
-        at(45, 0.22, 0.20),
-        at(46, 0.05, 0.38),
-        at(47, -0.05, 0.38),
-        at(42, -0.08, 0.20),
-        at(39, 0.08, 0.20),
-        at(40, 0.05, 0.38),
-        at(41, -0.05, 0.38),
-        at(36, -0.22, 0.20),
-    )
-    left_cheek = path(
-        at(36, -0.20, 0.15),
-        at(JAW, 0.06, -0.40),
-        at(JAW, -0.06, -0.40),
-        *[at(index, -0.06) for index in range(0, 4)],
-        at(4),
-        at(MOUTH_LEFT, -0.12),
-        at(NOSE_LEFT, -0.08, 0.0),
-        at(40, 0.0, 0.22),
-        at(41, 0.0, 0.22),
-    )
-    right_cheek = path(
-        at(45, 0.20, 0.15),
-        at(RIGHT_JAW, -0.06, -0.40),
-        at(RIGHT_JAW, 0.06, -0.40),
-        *[at(index, 0.06) for index in range(16, 12, -1)],
-        at(12),
-        at(MOUTH_RIGHT, 0.12),
-        at(NOSE_RIGHT, 0.08, 0.0),
-        at(47, 0.0, 0.22),
-        at(46, 0.0, 0.22),
-    )
-    left_ear = path(
-        at(JAW, 0.05, -0.30),
-        at(JAW, -0.45, -0.35),
-        at(2, -0.45, 0.10),
-        at(4, -0.40, 0.05),
-        at(4, -0.05, 0.05),
-        *[at(index, 0.05) for index in range(3, -1, -1)],
-    )
-    right_ear = path(
-        at(RIGHT_JAW, -0.05, -0.30),
-        at(RIGHT_JAW, 0.45, -0.35),
-        at(14, 0.45, 0.10),
-        at(12, 0.40, 0.05),
-        at(12, 0.05, 0.05),
-        *[at(index, -0.05) for index in range(13, 17)],
-    )
-    lower_face = path(
-        at(MOUTH_LEFT, -0.05, 0.10),
-        at(4, -0.05),
-        at(5, -0.30, 0.95),
-        at(8, -0.90, 0.95),
-        at(8, 0.90, 0.95),
-        at(11, 0.30, 0.95),
-        at(12, 0.05),
-        at(MOUTH_RIGHT, 0.05, 0.10),
-        at(LIP_BOTTOM, 0.0, 0.05),
-    )
-    hair = path(
-        at(4, -0.35, 0.10),
-        at(4, -0.75, 0.10),
-        at(JAW, -0.75, 0.0),
-        at(17, -0.75, -0.75),
-        at(19, -0.50, -1.35),
-        at(NOSE_BRIDGE, 0.0, -1.95),
-        at(24, 0.50, -1.35),
-        at(26, 0.75, -0.75),
-        at(RIGHT_JAW, 0.75, 0.0),
-        at(12, 0.75, 0.10),
-        at(12, 0.35, 0.10),
-        at(RIGHT_JAW, 0.10, -0.25),
-        at(26, 0.0, -0.25),
-        at(24, 0.0, -0.30),
-        at(19, 0.0, -0.30),
-        at(17, 0.0, -0.25),
-        at(JAW, -0.10, -0.25),
-    )
-    face = path(
-        *[landmarks[index] for index in range(17)],
-        at(26, 0.15, -0.35),
-        at(24, 0.0, -0.75),
-        at(NOSE_BRIDGE, 0.0, -1.15),
-        at(19, 0.0, -0.75),
-        at(17, -0.15, -0.35),
-    )
-    return {
-        "mouth": [mouth],
-        "ear": [left_ear, right_ear],
-        "lower_face": [lower_face],
-        "cheeks": [left_cheek, right_cheek],
-        "nose": [nose],
-        "eyes": [eyes],
-        "hair": [hair],
-        "object": [face],
-    }
+    return {"mouth": [lips + MOUTH_MARGIN * size * outward / distance], **polygons}
 
 
 def inside_polygon(points: Float[Array, "*n 2"], polygon: Float[Array, "v 2"]) -> Bool[Array, "*n"]:
     """Whether each point has a non-zero winding number.
 
-    Non-zero rather than even-odd, so that a polygon that a profile folds over itself has no holes.
+    Non-zero rather than even-odd, so that a polygon that winds twice around a point, as one folded
+    by a turned head may, has no hole there.
     An edge counts for the points at or above its lower end and below its upper end, therefore two
     polygons that share an edge share no point.
     """
@@ -216,7 +208,9 @@ def rasterize(
     """
     centers = (jnp.arange(mask_size) + 0.5) * (image_size / mask_size) - 0.5
     points = jnp.stack(jnp.meshgrid(centers, centers), axis=-1)
-    polygons = region_polygons(landmarks)
+    # Without the barrier XLA's CPU compiler computes the corners anew for every cell: 2.5 times
+    # the run time.
+    polygons = jax.lax.optimization_barrier(region_polygons(landmarks))
     masks = []
     for region in REGIONS:
         inside = [inside_polygon(points, polygon) for polygon in polygons[region]]
