@@ -137,7 +137,7 @@ def fingerprint(source: sources.Source) -> dict[str, Any]:
     return {
         "source": source.name,
         "faces": len(source.keys),
-        "labels_sha256": source.digest(),
+        "source_sha256": source.digest(),
         "seed": _SEED.value,
         "num_shards": _NUM_SHARDS.value,
         "detector": _DETECTOR.value,

@@ -32,6 +32,9 @@ SETTINGS = "settings.json"
 SUMMARY = "summary.json"
 REJECTED = "rejected.csv"
 
+COUNTS = ("records", "rejected", *schema.LANDMARK_SOURCES)
+"""What the summary counts, for every split and in all."""
+
 FACES_PER_SHARD = 500
 MAX_SHARDS = 128
 
@@ -197,9 +200,9 @@ def merge(
         counts = splits.setdefault(shard.split, {})
         numbers = dict(zip(schema.LANDMARK_SOURCES, sidecar["landmark_sources"], strict=True))
         numbers |= {"records": sidecar["records"], "rejected": len(sidecar["rejected"])}
-        for name in ("records", "rejected", *schema.LANDMARK_SOURCES):
+        for name in COUNTS:
             counts[name] = counts.get(name, 0) + numbers[name]
-    total = {name: sum(c[name] for c in splits.values()) for name in next(iter(splits.values()))}
+    total = {name: sum(counts[name] for counts in splits.values()) for name in COUNTS}
     summary = {"total": total, "splits": splits, "settings": dict(settings)}
     folder = epath.Path(out_dir)
     with atomic_file(folder / REJECTED) as file:

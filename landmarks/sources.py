@@ -79,11 +79,17 @@ class Source:
         ]
 
     def digest(self) -> str:
-        """A SHA-256 over keys, labels, attribute names and splits: equal for equal label files."""
+        """A SHA-256 over keys, labels, attribute names and splits: equal for equal label files.
+
+        Where the reader makes the faces, the first one stands for the program that draws them.
+        """
         digest = hashlib.sha256(self.attribute_set.to_json().encode())
         digest.update("\n".join(self.keys).encode())
         if self.labels is not None:
             digest.update(self.labels.tobytes())
+        else:
+            image, labels = self.reader(self.faces(np.array([0]))[0])
+            digest.update(image + labels.tobytes())
         for split, indices in self.splits.items():
             digest.update(split.encode() + indices.tobytes())
         return digest.hexdigest()
