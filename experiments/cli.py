@@ -22,12 +22,7 @@ def run(command: Callable[[], None]) -> None:
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected argument {argv[1]!r}")
-        # Orbax reports every stage of a save at the level of our own messages.
-        logging.get_absl_handler().addFilter(
-            lambda record: (
-                record.levelno > logging.converter.STANDARD_INFO or "orbax" not in record.pathname
-            )
-        )
+        logging.get_absl_handler().addFilter(_is_ours)
         try:
             command()
         except (ValueError, OSError, FloatingPointError) as error:

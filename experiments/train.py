@@ -80,7 +80,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
     checkpointer = checkpointing.open_checkpointer(workdir, keep=config.checkpoint.keep)
     state = checkpointing.restore_latest(checkpointer, abstract_state)
     if state is None:
-        state = jax.jit(init, out_shardings=shardings)(key)
+        # Dozens of random draws take XLA's CPU backend half a minute to optimize, for one run.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        state = jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
     start_step = int(state["step"])
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     logging.info(

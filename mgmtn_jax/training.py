@@ -135,7 +135,12 @@ def make_train_step(
     dtype, seed = jnp.dtype(config.model.dtype), config.train.seed
     image_size = config.data.image_size
 
-    def loss_fn(params, batch_stats, batch, dropout_key):
+    def loss_fn(
+        params: functional.Variables,
+        batch_stats: functional.Variables,
+        batch: dict[str, jax.Array],
+        dropout_key: jax.Array,
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], functional.Variables]]:
         outputs, batch_stats = network(
             params,
             batch_stats,
@@ -164,7 +169,7 @@ def make_train_step(
             state["params"], state["batch_stats"], batch, dropout_key
         )
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-        scalars["grad_norm"] = optax.global_norm(grads)
+        scalars["grad_norm"] = optax.tree.norm(grads)
         scalars["learning_rate"] = schedule(state["step"])
         return {
             "step": state["step"] + 1,
@@ -188,7 +193,11 @@ def make_eval_step(
     """
     dtype, image_size = jnp.dtype(config.model.dtype), config.data.image_size
 
-    def eval_step(params, batch_stats, batch):
+    def eval_step(
+        params: functional.Variables,
+        batch_stats: functional.Variables,
+        batch: dict[str, jax.Array],
+    ) -> dict[str, jax.Array]:
         outputs, _ = network(params, batch_stats, normalize(batch["image"], dtype))
         result = {"probabilities": jax.nn.sigmoid(outputs.attribute_logits)}
         result |= {name: batch[name] for name in ("attributes", "index", "valid") if name in batch}

@@ -35,7 +35,10 @@ def _setup(config):
     build = training.network_builder(config, CELEBA)
     optimizer, schedule = training.create_optimizer(config, 30)
     step = training.make_train_step(functional.create(build), optimizer, schedule, config)
-    init = jax.jit(lambda key: training.init_state(build, optimizer, key))
+    init = jax.jit(
+        lambda key: training.init_state(build, optimizer, key),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
     return step, init(jax.random.key(0))
 
 
@@ -43,6 +46,8 @@ def _setup(config):
 def test_a_step_is_the_same_on_one_device_and_on_a_mesh(fsdp, monkeypatch):
     monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)
     config = tiny_config(dropout=0.0)
+    # Adam's first step is the gradient's sign, which rounding decides where a gradient is zero.
+    config.optimizer.name = "sgd"
     step, state = _setup(config)
     batch = tiny_batch()
     alone, scalars = jax.jit(step)(state, batch)
@@ -71,6 +76,7 @@ def test_a_step_is_the_same_on_one_device_and_on_a_mesh(fsdp, monkeypatch):
 def test_training_learns_one_batch_by_heart():
     config = tiny_config(dropout=0.0)
     config.optimizer.weight_decay = 0.0
+    config.optimizer.learning_rate = 2e-2
     step, state = _setup(config)
     step, batch = jax.jit(step, donate_argnums=0), tiny_batch()
     rows = []

@@ -27,7 +27,13 @@ class FCNHead(nnx.Module):
     """
 
     def __init__(
-        self, in_channels: Sequence[int], num_regions: int, *, width: int, dtype, rngs: nnx.Rngs
+        self,
+        in_channels: Sequence[int],
+        num_regions: int,
+        *,
+        width: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
         """Args:
         in_channels: channels of C2..C5.

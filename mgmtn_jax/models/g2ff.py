@@ -58,7 +58,13 @@ class G2FF(nnx.Module):
     """
 
     def __init__(
-        self, in_channels: Sequence[int], global_channels: int, *, width: int, dtype, rngs: nnx.Rngs
+        self,
+        in_channels: Sequence[int],
+        global_channels: int,
+        *,
+        width: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
         """Args:
         in_channels: channels of the three fused stages.

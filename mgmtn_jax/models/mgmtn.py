@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from mgmtn_jax.attributes import REGIONS, AttributeSet
 from mgmtn_jax.models.aml import FCNHead
 from mgmtn_jax.models.g2ff import G2FF, fused_stages
-from mgmtn_jax.models.resnet import ResNet
+from mgmtn_jax.models.resnet import FLOAT32, ResNet
 
 
 class Outputs(NamedTuple):
@@ -57,7 +57,7 @@ class MGMTN(nnx.Module):
         mask_width: int,
         group_width: int,
         dropout: float,
-        dtype=jnp.float32,
+        dtype: jnp.dtype = FLOAT32,
         rngs: nnx.Rngs,
     ):
         """Args:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+FLOAT32 = jnp.dtype(jnp.float32)
 HE_NORMAL = jax.nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
@@ -74,7 +75,9 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
         self.conv1 = layer(in_channels, channels, 3, stride)
         # A zero scale makes each block the identity at first, which steadies early training.
@@ -98,7 +101,9 @@ class BottleneckBlock(nnx.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
         out_channels = channels * self.expansion
         self.conv1 = layer(in_channels, channels, 1)
@@ -138,7 +143,7 @@ class ResNet(nnx.Module):
 
     strides = (4, 8, 16, 32)
 
-    def __init__(self, name: str, *, width: int = 64, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, name: str, *, width: int = 64, dtype: jnp.dtype = FLOAT32, rngs: nnx.Rngs):
         """Args:
         name: a key of `BLOCKS`.
         width: channels of the stem; 64 is the standard network, 32 one of half the width.
