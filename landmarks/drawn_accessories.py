@@ -100,33 +100,27 @@ def paint_earrings(canvas: Canvas, face: Face) -> None:
 
 
 def paint_neckwear(canvas: Canvas, face: Face) -> None:
-    """Collar and tie, or necklace, over the clothes."""
+    """Collar and tie, or necklace, over the clothes: high enough for crops that end at the neck."""
     style = face.style
     if "Wearing_Necktie" in face.yes:
         white: Color = (238, 240, 244)
         color = _CLOTH[int(style.tie_color * 5)]
-        canvas.fill(np.array([(-17, 84), (17, 84), (20, 125), (-20, 125)]), white, depth=0)
-        tie = np.array([(-6, 84), (6, 84), (4, 94), (12, 128), (-12, 128), (-4, 94)])
+        canvas.fill(symmetric([(17, 77), (20, 125)]), white, depth=0)
+        tie = np.array([(-7, 76), (7, 76), (4.5, 87), (12, 128), (-12, 128), (-4.5, 87)])
         canvas.fill(tie, color, depth=0)
         inside = canvas.mask(tie, depth=0)
-        stripes = [np.array([(-14, y), (14, y - 14)]) for y in range(92, 146, 7)]
+        stripes = [np.array([(-14, y), (14, y - 14)]) for y in range(85, 146, 7)]
         canvas.lines(stripes, 2, mix(color, (255, 255, 255), 0.6), depth=0, clip=inside)
-        collar = np.array([(-25, 72), (-19, 76), (-3, 86), (-15, 97), (-28, 84)])
+        collar = np.array([(-26, 64), (-20, 68), (-3, 78), (-15, 90), (-30, 77), (-26, 64)])
         for shape in (collar, mirror(collar)):
             canvas.fill(shape, white, depth=0)
-        canvas.lines(
-            [np.concatenate([s, s[:1]]) for s in (collar, mirror(collar))],
-            0.8,
-            (130, 134, 142),
-            depth=0,
-        )
+            canvas.lines([shape], 0.8, (130, 134, 142), depth=0)
     if "Wearing_Necklace" in face.yes:
         color = _METAL[int(style.necklace * 3)]
-        chain = curve([(-25, 74), (-17, 86), (0, 94), (17, 86), (25, 74)], samples=9)
-        canvas.lines(
-            [chain + np.array([0, 1.2])], 2, darker(face.skin, 0.4), alpha=0.6, blur=0.8, depth=0
-        )
+        chain = symmetric([(25, 68), (17, 79), (0, 86)], closed=False, samples=9)
+        shadow = chain + np.array([0.0, 1.2])
+        canvas.lines([shadow], 2, darker(face.skin, 0.4), alpha=0.6, blur=0.8, depth=0)
         for x, y in chain[::2]:
-            canvas.fill(ellipse(x, y, 1.9, 1.9, corners=10), color, depth=0)
-        canvas.fill(ellipse(0, 98, 3.6, 4.6), darker(color, 0.6), depth=0)
-        canvas.fill(ellipse(0, 98, 2.5, 3.4), mix(color, (255, 255, 255), 0.3), depth=0)
+            canvas.fill(ellipse(x, y, 2.0, 2.0, corners=10), color, depth=0)
+        canvas.fill(ellipse(0, 90, 3.6, 4.6), darker(color, 0.6), depth=0)
+        canvas.fill(ellipse(0, 90, 2.5, 3.4), mix(color, (255, 255, 255), 0.3), depth=0)

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from landmarks.drawn_canvas import Canvas, Color, curve, darker, ellipse, mirror, mix, symmetric
+from landmarks.drawn_canvas import (
+    Canvas,
+    Color,
+    Points,
+    curve,
+    darker,
+    ellipse,
+    mirror,
+    mix,
+    symmetric,
+)
 from landmarks.drawn_head import Face
 
 _IRIS: tuple[Color, ...] = (
