@@ -149,8 +149,8 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 def test_indexing_is_one_light_pass(tmp_path):
     write_tfrecord(tmp_path / "f", [b"x" * 1000] * 4000)
-    begin = time.perf_counter()
+    begin = time.thread_time()
     source = TFRecordSource([tmp_path / "f"])
-    # About 0.01 s when nothing else runs.
-    assert time.perf_counter() - begin < 0.5
+    # CPU time, about 0.01 s: other programs may be running.
+    assert time.thread_time() - begin < 0.5
     assert len(source) == 4000
