@@ -81,13 +81,16 @@ def evaluate(
         predictor.attributes,
         predictions.mask_iou or None,
     )
-    logging.info(
-        "%s: %.2f %% mean accuracy (always the majority: %.2f %%) on %d faces",
-        split,
-        summary["mean_accuracy"],
-        summary["majority_accuracy"],
-        num_examples,
-    )
+    if summary["mean_accuracy"] is None:
+        logging.warning("%s has no known label: there are predictions and no figures", split)
+    else:
+        logging.info(
+            "%s: %.2f %% mean accuracy (always the majority: %.2f %%) on %d faces",
+            split,
+            summary["mean_accuracy"],
+            summary["majority_accuracy"],
+            num_examples,
+        )
     if jax.process_index() == 0:
         out = epath.Path(out_dir)
         out.mkdir(parents=True, exist_ok=True)

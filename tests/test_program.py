@@ -1,0 +1,204 @@
+"""The real commands on drawn faces: landmarks, training, kills, evaluation."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+ROOT = Path(__file__).parents[1]
+NUM_FACES, NUM_STEPS, SAVE_EVERY = 60, 24, 4
+TRAIN = [
+    "-m",
+    "experiments.train",
+    "--config=experiments/configs/demo.py",
+    "--config.data.image_size=32",
+    "--config.data.batch_size=8",
+    "--config.model.width=8",
+    "--config.model.mask_width=8",
+    "--config.model.group_width=8",
+    f"--config.train.num_steps={NUM_STEPS}",
+    "--config.train.log_every=2",
+    "--config.train.evaluate_every_epochs=0",
+    f"--config.checkpoint.every_steps={SAVE_EVERY}",
+]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Of the commands: one device, and programs that were compiled once are not compiled again."""
+    return os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory, environment):
+    folder = tmp_path_factory.mktemp("program") / "data"
+    arguments = ["--source=drawn", f"--limit={NUM_FACES}", "--seed=1", f"--out_dir={folder}"]
+    _run(["-m", "landmarks.precompute", *arguments, "--num_workers=2"], environment)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, environment, data_dir):
+    """An undisturbed run."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    _run([*TRAIN, f"--workdir={folder}", f"--config.data.dir={data_dir}"], environment)
+    return folder
+
+
+def _run(arguments, environment):
+    result = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stderr
+
+
+def _leaves(workdir, step=NUM_STEPS):
+    path = workdir / "checkpoints" / str(step)
+    metadata = ocp.checkpointables_metadata(path).metadata
+    parts = {name: metadata[name] for name in ("model", "training")}
+    abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), parts)
+    state = ocp.load_checkpointables(path, abstract)
+    return {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def _assert_same_state(workdir, other):
+    expected, leaves = _leaves(workdir), _leaves(other)
+    assert leaves.keys() == expected.keys()
+    for name, leaf in expected.items():
+        np.testing.assert_array_equal(leaves[name], leaf, err_msg=name)
+
+
+def test_a_run_leaves_what_it_promises(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    train = [row for row in rows if row["split"] == "train"]
+    assert [row["step"] for row in train] == list(range(2, NUM_STEPS + 1, 2))
+    assert {"loss", "attribute_loss", "mask_loss", "accuracy", "images_per_second"} <= set(train[0])
+    assert train[-1]["loss"] < train[0]["loss"]
+    assert rows[-1]["split"] == "validation" and 0 < rows[-1]["mask_iou"] < 100
+    assert list(workdir.glob("events.out.tfevents.*"))
+    metadata = json.loads((workdir / "config.json").read_text())
+    assert metadata["config"]["model"]["width"] == 8
+    assert len(metadata["attributes"]["attributes"]) == 40
+    kept = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    assert kept == [str(NUM_STEPS - SAVE_EVERY), str(NUM_STEPS)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_run_ends_where_the_undisturbed_one_does(
+    number, workdir, tmp_path, environment, data_dir
+):
+    command = [*TRAIN, f"--workdir={tmp_path}", f"--config.data.dir={data_dir}"]
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    first = tmp_path / "checkpoints" / str(SAVE_EVERY)
+    deadline = time.monotonic() + 120
+    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, log = process.communicate()
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0), log[-2000:]
+    assert not (tmp_path / "checkpoints" / str(NUM_STEPS)).exists(), "was too fast to interrupt"
+    log = _run(command, environment)
+    assert f"to {NUM_STEPS}" in log and "steps 0 to" not in log
+    _assert_same_state(workdir, tmp_path)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
+    assert steps == sorted(steps) and steps[-1] == NUM_STEPS
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    workdir, tmp_path, environment, data_dir
+):
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    for path in (copy / "checkpoints" / str(NUM_STEPS)).rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[:500])
+    arguments = [f"--workdir={copy}", f"--data_dir={data_dir}", f"--out={tmp_path}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "experiments.evaluate", *arguments, f"--step={NUM_STEPS}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1 and f"checkpoints/{NUM_STEPS}" in result.stderr
+    log = _run([*TRAIN, f"--workdir={copy}", f"--config.data.dir={data_dir}"], environment)
+    assert f"checkpoints/{NUM_STEPS} is damaged" in log
+    _assert_same_state(workdir, copy)
+
+
+def test_evaluation_needs_the_folder_alone_and_any_number_of_devices(
+    workdir, tmp_path, environment, data_dir
+):
+    figures = {}
+    for devices in (1, 8):
+        out = tmp_path / str(devices)
+        flags = environment["XLA_FLAGS"].replace("=1", f"={devices}")
+        arguments = [f"--workdir={workdir}", f"--data_dir={data_dir}", "--split=test"]
+        _run(
+            ["-m", "experiments.evaluate", *arguments, f"--out={out}", "--batch_size=4"],
+            environment | {"XLA_FLAGS": flags},
+        )
+        figures[devices] = json.loads((out / "metrics.json").read_text())
+    _assert_close(figures[1], figures[8])
+
+    metrics = figures[1]
+    assert metrics["num_examples"] == NUM_FACES // 10
+    assert len(metrics["mask_miou"]) == 8
+    assert metrics["per_attribute"]["Smiling"]["group"] == "object"
+    with (tmp_path / "1" / "predictions.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 1 + NUM_FACES // 10 and len(rows[0]) == 41
+    assert all(0 <= float(cell) <= 1 for row in rows[1:] for cell in row[1:])
+    page = (tmp_path / "1" / "report" / "index.html").read_text()
+    assert "Smiling" in page and "data:image" in page
+
+
+def _assert_close(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            _assert_close(a[name], b[name])
+    elif isinstance(a, list):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    elif isinstance(a, float):
+        assert a == pytest.approx(b, abs=1e-4)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.model.width=16", "model.width is 8 there and 16 here"),
+        ("--config.data.dir=no/such/folder", "no/such/folder"),
+        ("--config.model.widht=16", 'Did you mean "width"'),
+        ("--config.data.train_split=trian", "train"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence_before_anything_compiles(
+    flag, message, workdir, environment, data_dir
+):
+    command = [*TRAIN, f"--workdir={workdir}", f"--config.data.dir={data_dir}", flag]
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert message in result.stderr and "Traceback" not in result.stderr
