@@ -143,6 +143,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
             bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.1f}")
             logging.info(speed.describe(done, row))
         if done % evaluate_every == 0 or done == num_steps:
+            jax.block_until_ready(state)  # what is still running is training, not evaluation
             with speed.paused():
                 row = _evaluate(config, attributes, mesh, eval_step, state)
             writer.write(done, "validation", row)

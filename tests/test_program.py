@@ -89,7 +89,8 @@ def test_a_run_leaves_what_it_promises(workdir):
     assert [row["step"] for row in train] == list(range(2, NUM_STEPS + 1, 2))
     assert {"loss", "attribute_loss", "mask_loss", "accuracy", "images_per_second"} <= set(train[0])
     assert train[-1]["loss"] < train[0]["loss"]
-    assert rows[-1]["split"] == "validation" and 0 < rows[-1]["mask_iou"] < 100
+    assert rows[-1]["split"] == "validation"
+    assert 0 < rows[-1]["mask_iou"] < 100
     assert list(workdir.glob("events.out.tfevents.*"))
     metadata = json.loads((workdir / "config.json").read_text())
     assert metadata["config"]["model"]["width"] == 8
@@ -115,10 +116,12 @@ def test_an_interrupted_run_ends_where_the_undisturbed_one_does(
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0), log[-2000:]
     assert not (tmp_path / "checkpoints" / str(NUM_STEPS)).exists(), "was too fast to interrupt"
     log = _run(command, environment)
-    assert f"to {NUM_STEPS}" in log and "steps 0 to" not in log
+    assert f"to {NUM_STEPS}" in log
+    assert "steps 0 to" not in log
     _assert_same_state(workdir, tmp_path)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
-    assert steps == sorted(steps) and steps[-1] == NUM_STEPS
+    assert steps == sorted(steps)
+    assert steps[-1] == NUM_STEPS
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
@@ -137,7 +140,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
         capture_output=True,
         text=True,
     )
-    assert result.returncode == 1 and f"checkpoints/{NUM_STEPS}" in result.stderr
+    assert result.returncode == 1
+    assert f"checkpoints/{NUM_STEPS}" in result.stderr
     log = _run([*TRAIN, f"--workdir={copy}", f"--config.data.dir={data_dir}"], environment)
     assert f"checkpoints/{NUM_STEPS} is damaged" in log
     _assert_same_state(workdir, copy)
@@ -164,10 +168,12 @@ def test_evaluation_needs_the_folder_alone_and_any_number_of_devices(
     assert metrics["per_attribute"]["Smiling"]["group"] == "object"
     with (tmp_path / "1" / "predictions.csv").open() as file:
         rows = list(csv.reader(file))
-    assert len(rows) == 1 + NUM_FACES // 10 and len(rows[0]) == 41
+    assert len(rows) == 1 + NUM_FACES // 10
+    assert len(rows[0]) == 41
     assert all(0 <= float(cell) <= 1 for row in rows[1:] for cell in row[1:])
     page = (tmp_path / "1" / "report" / "index.html").read_text()
-    assert "Smiling" in page and "data:image" in page
+    assert "Smiling" in page
+    assert "data:image" in page
 
 
 def _assert_close(a, b):
@@ -201,4 +207,5 @@ def test_what_does_not_fit_is_one_sentence_before_anything_compiles(
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 1
-    assert message in result.stderr and "Traceback" not in result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
