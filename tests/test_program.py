@@ -119,7 +119,9 @@ def test_an_interrupted_run_ends_where_the_undisturbed_one_does(
     assert f"to {NUM_STEPS}" in log
     assert "steps 0 to" not in log
     _assert_same_state(workdir, tmp_path)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
+    steps = [
+        json.loads(row)["step"] for row in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == sorted(steps)
     assert steps[-1] == NUM_STEPS
 
