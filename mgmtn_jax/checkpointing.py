@@ -7,6 +7,7 @@ names and the git revision.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,8 +26,9 @@ MAY_DIFFER = ("data.dir", "data.num_threads", "mesh", "checkpoint", "train.log_e
 
 
 def folder(workdir: epath.PathLike) -> epath.Path:
-    """Where a workdir keeps its checkpoints."""
-    return epath.Path(workdir) / "checkpoints"
+    """Where a workdir keeps its checkpoints: an absolute path, as Orbax wants it."""
+    path = epath.Path(workdir)
+    return (path if path.is_absolute() else epath.Path(os.getcwd()) / path) / "checkpoints"
 
 
 def open_checkpointer(workdir: epath.PathLike, *, keep: int) -> ocp.training.Checkpointer:

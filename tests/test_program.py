@@ -55,7 +55,8 @@ def data_dir(tmp_path_factory, environment):
 def workdir(tmp_path_factory, environment, data_dir):
     """An undisturbed run."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    _run([*TRAIN, f"--workdir={folder}", f"--config.data.dir={data_dir}"], environment)
+    relative = os.path.relpath(folder, ROOT)  # as a person types it
+    _run([*TRAIN, f"--workdir={relative}", f"--config.data.dir={data_dir}"], environment)
     return folder
 
 
