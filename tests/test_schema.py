@@ -21,7 +21,7 @@ def record(key="a/b.jpg", num_attributes=3, seed=0, image=b"\xff\xd8image"):
         image=image,
         landmarks=rng.normal(90, 50, (68, 2)).astype(np.float32),
         face_box=rng.normal(90, 50, 4).astype(np.float32),
-        landmark_source=int(rng.integers(3)),
+        landmark_source=int(rng.integers(len(schema.LANDMARK_SOURCES))),
         attributes=rng.integers(-1, 2, num_attributes),
     )
 

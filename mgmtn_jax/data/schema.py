@@ -31,10 +31,10 @@ from mgmtn_jax.data.tfrecord import CorruptRecordError, TFRecordSource, atomic_f
 DATASET_NAME = "faces"
 NUM_LANDMARKS = 68
 
-HOG, CNN, FALLBACK = 0, 1, 2
-"""`landmark_source`: dlib's HOG or CNN detector found the face, or none did and the landmarks are a
-guess inside a fixed box."""
-LANDMARK_SOURCES: tuple[str, ...] = ("hog", "cnn", "fallback")
+HOG, CNN, FALLBACK, GIVEN = 0, 1, 2, 3
+"""`landmark_source`: dlib's HOG or CNN detector found the face; nothing did, and the landmarks are
+a guess inside a fixed box; or the source of the data set says where the face is."""
+LANDMARK_SOURCES: tuple[str, ...] = ("hog", "cnn", "fallback", "given")
 
 YES, NO, UNKNOWN = 1, 0, -1
 """Values of an attribute. Unknown ones count in no loss and no metric."""
@@ -51,7 +51,7 @@ class Record(NamedTuple):
       image: the source's own JPEG or PNG bytes.
       landmarks: the 68 points of the iBUG 300-W scheme.
       face_box: left, top, right, bottom of the detection.
-      landmark_source: `HOG`, `CNN` or `FALLBACK`.
+      landmark_source: `HOG`, `CNN`, `FALLBACK` or `GIVEN`.
       attributes: `YES`, `NO` or `UNKNOWN` for each of the data set's A attributes.
     """
 
