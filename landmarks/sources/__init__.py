@@ -1,0 +1,24 @@
+"""Where faces come from. A source lists its faces with their labels at once, which checks every
+label before anything is written, and hands out the image bytes one face at a time, which the
+worker processes do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from etils import epath
+
+from landmarks.sources.base import Face, Labels, Reader, Source
+from landmarks.sources.celeba import read_celeba
+from landmarks.sources.csv_faces import read_csv
+from landmarks.sources.drawn import read_drawn
+
+__all__ = ["SOURCES", "Face", "Labels", "Reader", "Source", "read_csv"]
+
+SOURCES: Mapping[str, Callable[[epath.Path | None, int | None, int], Source]] = {
+    "drawn": read_drawn,
+    "celeba": read_celeba,
+    "csv": read_csv,
+}
+"""What `--source` chooses from. Called with the folder, `--limit` and `--seed`."""

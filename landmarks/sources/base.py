@@ -1,0 +1,149 @@
+"""What a source is."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float32, Int8, Int64
+
+from landmarks.detector import Box
+from mgmtn_jax.attributes import AttributeSet
+
+Labels = Int8[np.ndarray, " attributes"]
+
+
+class Face(NamedTuple):
+    """One face of a source.
+
+    Attributes:
+      key: names the face, unique in the data set.
+      labels: what is known about it; None if the reader makes them.
+      image: what the reader fetches: a path in the source, equal to the key unless an image has
+        several faces.
+      box: where the labelled face is, in pixels of the upright image, a pixel's center having whole
+        coordinates; None if the source does not say.
+    """
+
+    key: str
+    labels: Labels | None
+    image: str
+    box: Box | None
+
+
+class Reader(Protocol):
+    """Fetches a face; picklable, so that worker processes can hold it.
+
+    Raises OSError or ValueError if the file cannot be read.
+    """
+
+    def __call__(self, face: Face) -> tuple[bytes, Labels]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """All faces of a source.
+
+    Attributes:
+      name: what `--source` calls it.
+      attribute_set: names and groups of the A attributes.
+      keys: the N keys.
+      labels: 1 yes, 0 no, -1 unknown; None if the reader makes them.
+      splits: split name -> indices into `keys`, ascending; no split is empty.
+      reader: fetches the image and the labels of a face.
+      fallback_box: where a face is taken to be when none is found, in fractions of the image.
+      images: the image each of the N faces is in; None if the keys name the images.
+      boxes: left, top, right, bottom of each face in pixels of its image, NaN where not known; None
+        if the source has no boxes.
+    """
+
+    name: str
+    attribute_set: AttributeSet
+    keys: Sequence[str]
+    labels: Int8[np.ndarray, "faces attributes"] | None
+    splits: Mapping[str, Int64[np.ndarray, " faces_of_split"]]
+    reader: Reader
+    fallback_box: Box
+    images: Sequence[str] | None = None
+    boxes: Float32[np.ndarray, "faces 4"] | None = None
+
+    def faces(self, indices: Int64[np.ndarray, " chosen"]) -> list[Face]:
+        """The faces at some positions in `keys`."""
+        return [
+            Face(
+                key=self.keys[i],
+                labels=None if self.labels is None else self.labels[i],
+                image=self.keys[i] if self.images is None else self.images[i],
+                box=self._box(i),
+            )
+            for i in indices
+        ]
+
+    def _box(self, index: int) -> Box | None:
+        if self.boxes is None or np.isnan(self.boxes[index]).any():
+            return None
+        left, top, right, bottom = self.boxes[index].tolist()
+        return left, top, right, bottom
+
+    def digest(self) -> str:
+        """A SHA-256 over all of it but the images' bytes: equal for equal label files.
+
+        Where the reader makes the faces, the first one stands for the program that draws them.
+        """
+        digest = hashlib.sha256(self.attribute_set.to_json().encode())
+        digest.update("\n".join(self.keys).encode())
+        if self.labels is not None:
+            digest.update(self.labels.tobytes())
+        else:
+            image, labels = self.reader(self.faces(np.array([0]))[0])
+            digest.update(image + labels.tobytes())
+        if self.images is not None:
+            digest.update("\n".join(self.images).encode())
+        if self.boxes is not None:
+            digest.update(self.boxes.tobytes())
+        for split, indices in self.splits.items():
+            digest.update(split.encode() + indices.tobytes())
+        return digest.hexdigest()
+
+    def limited(self, limit: int) -> Source:
+        """A source of at most `limit` of the faces, spread evenly over all of them."""
+        total = len(self.keys)
+        if limit >= total:
+            return self
+        chosen = [i * total // limit for i in range(limit)]
+        splits = {
+            split: np.flatnonzero(np.isin(chosen, indices, assume_unique=True))
+            for split, indices in self.splits.items()
+        }
+        return dataclasses.replace(
+            self,
+            keys=[self.keys[i] for i in chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            splits={split: indices for split, indices in splits.items() if len(indices)},
+            images=None if self.images is None else [self.images[i] for i in chosen],
+            boxes=None if self.boxes is None else self.boxes[chosen],
+        )
+
+
+def existing_folder(data_dir: epath.Path | None, source: str, *needed: str) -> epath.Path:
+    """The folder `--data_dir` names, once it is known to hold the files that are needed."""
+    if data_dir is None:
+        raise ValueError(f"--source={source} needs --data_dir, the folder that holds {needed[0]}")
+    if not data_dir.is_dir():
+        raise FileNotFoundError(f"there is no folder {data_dir}")
+    for name in needed:
+        if not (data_dir / name).exists():
+            raise FileNotFoundError(f"--source={source} needs {name}, which is not in {data_dir}")
+    return data_dir
+
+
+def by_split(parts: Sequence[str]) -> dict[str, Int64[np.ndarray, " faces_of_split"]]:
+    """Split name -> positions, in the order train, validation, test, then others by name."""
+    usual = ["train", "validation", "test"]
+    names = sorted(set(parts), key=lambda name: (*(name != u for u in usual), name))
+    where = np.array(parts)
+    return {name: np.flatnonzero(where == name) for name in names}

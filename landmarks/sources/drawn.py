@@ -1,0 +1,39 @@
+"""Faces that the program draws."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from etils import epath
+
+from landmarks import drawn_faces
+from landmarks.detector import CELEBA_BOX
+from landmarks.sources.base import Face, Labels, Source, by_split
+from mgmtn_jax.attributes import CELEBA
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnReader:
+    """Draws the face the key numbers: the bytes `drawn_faces.write_celeba_layout` would write."""
+
+    seed: int
+
+    def __call__(self, face: Face) -> tuple[bytes, Labels]:
+        index = int(face.key.removesuffix(".jpg")) - 1
+        return drawn_faces.face_jpeg(self.seed, index)
+
+
+def read_drawn(data_dir: epath.Path | None, limit: int | None, seed: int) -> Source:
+    """Faces 0 to `limit` - 1 of the drawn collection `seed`; nothing is read."""
+    if data_dir is not None:
+        raise ValueError("--source=drawn reads no folder: leave --data_dir out")
+    count = 1000 if limit is None else limit
+    return Source(
+        name="drawn",
+        attribute_set=CELEBA,
+        keys=[drawn_faces.file_name(index) for index in range(count)],
+        labels=None,
+        splits=by_split([drawn_faces.split_of(index) for index in range(count)]),
+        reader=DrawnReader(seed),
+        fallback_box=CELEBA_BOX,
+    )
