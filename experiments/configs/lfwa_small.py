@@ -7,7 +7,7 @@
 Two cores of an AMD EPYC server, Python 3.12, 69 minutes beside other work: 87.32 % mean accuracy on
 982 validation faces of other persons (our own split), mask IoU 0.897.
 
-The baseline is the same with --config.model.name=global.
+The baseline is the same with --config.model.name=global: 86.64 %. One seed each.
 """
 
 import ml_collections
