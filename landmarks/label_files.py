@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from etils import epath
 
@@ -12,40 +13,84 @@ from mgmtn_jax.attributes import AttributeSet
 
 
 class LabelError(ValueError):
-    """A label file is wrong. The message names the file, the line and, where there is one, the
-    column."""
+    """A label file is wrong. The message names the file and the place in it.
 
-    def __init__(
-        self, path: epath.Path, line: int, problem: str, column: str | None = None
-    ) -> None:
-        where = f"{path}, line {line}" + (f", column {column}" if column is not None else "")
-        super().__init__(f"{where}: {problem}")
+    Args:
+      path: the file.
+      problem: what is wrong, without a period.
+      **where: the place, from the whole to the part: `line=3, column="Male"`.
+    """
+
+    def __init__(self, path: epath.Path, problem: str, **where: object) -> None:
+        place = "".join(f", {kind} {name}" for kind, name in where.items())
+        super().__init__(f"{path}{place}: {problem}")
+
+
+def bytes_of(path: epath.Path) -> bytes:
+    """The contents of a file. What cannot be read, such as a folder, is a `LabelError`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LabelError(path, f"cannot be read: {error.strerror or error}") from error
+
+
+def text_of(path: epath.Path) -> str:
+    """UTF-8 text, with or without a byte order mark."""
+    data = bytes_of(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise LabelError(path, f"not UTF-8 text: {error.reason}", line=line) from error
+    if "\0" in text:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise LabelError(path, "not a text file: it holds a NUL byte", line=line)
+    return text
 
 
 def csv_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not empty, each with the number of the line it ends on."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text_of(path), newline=""), strict=True)
     try:
         for fields in reader:
             if fields:
                 yield reader.line_num, fields
     except csv.Error as error:
-        raise LabelError(path, reader.line_num, f"not a CSV row: {error}") from error
+        raise LabelError(path, f"not a CSV row: {error}", line=reader.line_num) from error
 
 
-def lines_of(path: epath.Path) -> list[str]:
-    """The lines of a text file, CRLF or LF, less the empty ones at its end."""
-    return _text(path).rstrip().split("\n")
+def spaced_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
+    """The words of each line, CRLF or LF, up to the last that has any, with the line's number."""
+    for number, line in enumerate(text_of(path).rstrip().split("\n"), start=1):
+        yield number, line.split()
 
 
-def attribute_set_of(path: epath.Path, line: int, names: Sequence[str]) -> AttributeSet:
+def attribute_set_of(
+    path: epath.Path,
+    line: int,
+    names: Sequence[str],
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> AttributeSet:
     """The set a header names, which must name each attribute once."""
-    for column, name in enumerate(names):
-        if not name or name in names[:column]:
-            raise LabelError(path, line, "an attribute name is missing or repeats", name or "''")
+    seen = set()
+    for name in names:
+        if not name or name in seen:
+            problem = "an attribute name is missing or repeats"
+            raise LabelError(path, problem, line=line, column=name or "''")
+        seen.add(name)
     if not names:
-        raise LabelError(path, line, "no attribute names")
-    return AttributeSet.create(names)
+        raise LabelError(path, "no attribute names", line=line)
+    return AttributeSet.create(names, groups)
+
+
+def check_count(path: epath.Path, line: int, names: Sequence[str], found: int) -> None:
+    """Compares the number of values of a row with the header's."""
+    if found < len(names):
+        problem = f"the row ends before it, {found} of {len(names)} values are there"
+        raise LabelError(path, problem, line=line, column=names[found])
+    if found > len(names):
+        problem = f"{found} values, the header has {len(names)} columns for them"
+        raise LabelError(path, problem, line=line)
 
 
 def values_of(
@@ -60,35 +105,21 @@ def values_of(
         return [values[field] for field in fields]
     except KeyError:
         column = next(i for i, field in enumerate(fields) if field not in values)
-        problem = f"{fields[column]!r} is not one of {', '.join(values)}"
-        raise LabelError(path, line, problem, names[column]) from None
-
-
-def check_count(path: epath.Path, line: int, names: Sequence[str], found: int) -> None:
-    """Compares the number of attribute values of a row with the header's."""
-    if found < len(names):
-        problem = f"the row ends before it, {found} of {len(names)} values are there"
-        raise LabelError(path, line, problem, names[max(found, 0)])
-    if found > len(names):
-        raise LabelError(
-            path, line, f"{found} values, the header has {len(names)} columns for them"
-        )
+        problem = f"{fields[column]!r} is not one of {', '.join(filter(None, values))}"
+        raise LabelError(path, problem, line=line, column=names[column]) from None
 
 
 def check_unique(path: epath.Path, line: int, key: str, first_line: dict[str, int]) -> None:
     """Notes the line of a key that must not have come before."""
     if not key:
-        raise LabelError(path, line, "the image's name is empty", "image")
+        raise LabelError(path, "the image's name is empty", line=line, column="image")
     if key in first_line:
-        raise LabelError(path, line, f"{key} came before, on line {first_line[key]}", "image")
+        problem = f"{key} came before, on line {first_line[key]}"
+        raise LabelError(path, problem, line=line, column="image")
     first_line[key] = line
 
 
-def _text(path: epath.Path) -> str:
-    """UTF-8 text, with or without a byte order mark."""
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise LabelError(path, line, f"not UTF-8 text: {error.reason}") from error
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`: did you mean NAME?` for the closest of some names, or nothing if none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f": did you mean {close[0]}?" if close else ""

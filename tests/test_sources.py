@@ -109,7 +109,7 @@ def test_a_celeba_column_of_zeros_is_unknown_throughout(celeba):
 def test_csv_with_yes_no_and_unknown(table, caplog):
     with caplog.at_level(std_logging.INFO):
         source = read("csv", table)
-    assert "1 yes, 0 no, -1 unknown" in caplog.text
+    assert "1 yes, 0 no, -1 or nothing unknown" in caplog.text
     assert source.keys == ["a/1.jpg", "b.jpg", "c.jpg"]
     np.testing.assert_array_equal(source.labels, [[1, 0], [0, -1], [1, 1]])
     assert list(source.splits) == ["train", "dev"]
@@ -142,7 +142,7 @@ def test_csv_images_may_lie_beside_the_table(tmp_path):
         (TABLE.replace("Tall", "Smiling"), r"line 1, column Smiling: .*repeats"),
         (TABLE.replace("0,-1", "0,yes"), r"line 3, column Tall: 'yes' is not one of 1, 0, -1"),
         (TABLE.replace("0,-1", "0"), r"line 3, column Tall: the row ends before"),
-        (TABLE.replace("0,-1", "0,1,1"), r"line 3: 3 values, the header has 2"),
+        (TABLE.replace("0,-1", "0,1,1"), r"line 3: 5 values, the header has 4"),
         (TABLE.replace("b.jpg", "a/1.jpg"), r"line 3, column image: a/1.jpg came before"),
         (TABLE.replace("b.jpg", ""), r"line 3, column image: the image's name is empty"),
         (TABLE.replace("dev", "a-b"), r"line 3, column split: 'a-b' cannot name a split"),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from absl import logging
 from etils import epath
 from jaxtyping import Float32, Int8, Int64
 
@@ -59,6 +60,7 @@ class Source:
       images: the image each of the N faces is in; None if the keys name the images.
       boxes: left, top, right, bottom of each face in pixels of its image, NaN where not known; None
         if the source has no boxes.
+      made_from: what the reader makes labels from, or a hash of it, for `digest`.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Source:
     fallback_box: Box
     images: Sequence[str] | None = None
     boxes: Float32[np.ndarray, "faces 4"] | None = None
+    made_from: str = ""
 
     def faces(self, indices: Int64[np.ndarray, " chosen"]) -> list[Face]:
         """The faces at some positions in `keys`."""
@@ -90,17 +93,12 @@ class Source:
         return left, top, right, bottom
 
     def digest(self) -> str:
-        """A SHA-256 over all of it but the images' bytes: equal for equal label files.
-
-        Where the reader makes the faces, the first one stands for the program that draws them.
-        """
+        """A SHA-256 over all of it but the images' bytes: equal for equal label files."""
         digest = hashlib.sha256(self.attribute_set.to_json().encode())
         digest.update("\n".join(self.keys).encode())
+        digest.update(self.made_from.encode())
         if self.labels is not None:
             digest.update(self.labels.tobytes())
-        else:
-            image, labels = self.reader(self.faces(np.array([0]))[0])
-            digest.update(image + labels.tobytes())
         if self.images is not None:
             digest.update("\n".join(self.images).encode())
         if self.boxes is not None:
@@ -129,16 +127,25 @@ class Source:
         )
 
 
-def existing_folder(data_dir: epath.Path | None, source: str, *needed: str) -> epath.Path:
-    """The folder `--data_dir` names, once it is known to hold the files that are needed."""
+def existing_folder(data_dir: epath.Path | None, source: str) -> epath.Path:
+    """The folder that `--data_dir` must name."""
     if data_dir is None:
-        raise ValueError(f"--source={source} needs --data_dir, the folder that holds {needed[0]}")
+        raise ValueError(f"--source={source} needs --data_dir, the folder it is in")
     if not data_dir.is_dir():
         raise FileNotFoundError(f"there is no folder {data_dir}")
-    for name in needed:
-        if not (data_dir / name).exists():
-            raise FileNotFoundError(f"--source={source} needs {name}, which is not in {data_dir}")
     return data_dir
+
+
+def find(folder: epath.Path, source: str, *names: str) -> epath.Path:
+    """The first of several files or folders that is there; the log names the others that are."""
+    there = [folder / name for name in names if (folder / name).exists()]
+    if not there:
+        raise FileNotFoundError(
+            f"--source={source} needs {' or '.join(names)}, which is not in {folder}"
+        )
+    for ignored in there[1:]:
+        logging.info("%s is read, and %s is not", there[0], ignored)
+    return there[0]
 
 
 def by_split(parts: Sequence[str]) -> dict[str, Int64[np.ndarray, " faces_of_split"]]:

@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from absl import logging
 from etils import epath
 
-from landmarks import label_files
 from landmarks.detector import CELEBA_BOX
-from landmarks.sources.base import Source, by_split, existing_folder
-from landmarks.sources.readers import FileReader
+from landmarks.label_files import (
+    LabelError,
+    attribute_set_of,
+    check_count,
+    check_unique,
+    csv_rows,
+    spaced_rows,
+    values_of,
+)
+from landmarks.sources.base import Reader, Source, by_split, existing_folder, find
+from landmarks.sources.readers import FileReader, ZipReader, zip_folder
+from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data.schema import NO, UNKNOWN, YES
 
-IMAGES = "img_align_celeba"
-LABELS = "list_attr_celeba.txt"
-PARTITION = "list_eval_partition.txt"
+# The authors' download has the folders Anno, Eval and Img; most copies are flat. The official form
+# comes before the CSV form.
+LABELS = ("list_attr_celeba.txt", "Anno/list_attr_celeba.txt", "list_attr_celeba.csv")
+PARTITION = ("list_eval_partition.txt", "Eval/list_eval_partition.txt", "list_eval_partition.csv")
+# A popular download holds the folder twice, one in the other: the inner one is meant.
+IMAGES = (
+    "img_align_celeba/img_align_celeba",
+    "img_align_celeba",
+    "Img/img_align_celeba",
+    "img_align_celeba.zip",
+    "Img/img_align_celeba.zip",
+)
 SPLITS: Mapping[str, str] = {"0": "train", "1": "validation", "2": "test"}
+_VALUES: Mapping[str, int] = {"1": YES, "-1": NO, "0": UNKNOWN}
 
 
 def read_celeba(data_dir: epath.Path | None, limit: int | None, seed: int) -> Source:
-    """CelebA as officially distributed.
+    """CelebA as officially distributed, or in the widespread CSV form.
 
     DIR/img_align_celeba/000001.jpg ...   the aligned images, of any size
     DIR/list_attr_celeba.txt              count, names, then a row of 1 and -1 for each image
     DIR/list_eval_partition.txt           a row with 0 train, 1 validation or 2 test for each
+
+    `list_attr_celeba.csv` (header `image_id`, then the names) and `list_eval_partition.csv` (header
+    `image_id,partition`) stand in for a text file that is not there, and `img_align_celeba.zip`
+    for the folder.
 
     CelebA never has a 0. A column that is 0 in every row is unknown throughout, as `drawn_faces`
     writes the attributes it does not draw; any other 0 is an error.
@@ -32,66 +57,94 @@ def read_celeba(data_dir: epath.Path | None, limit: int | None, seed: int) -> So
     Raises:
       FileNotFoundError: if one of the three is missing.
       LabelError: if the two files do not name the same images once each, or a row is malformed.
+      ValueError: if the zip file is none.
     """
-    folder = existing_folder(data_dir, "celeba", IMAGES, LABELS, PARTITION)
-    path = folder / LABELS
-    lines = label_files.lines_of(path)
-    if len(lines) < 2 or not lines[0].strip().isdecimal():
-        raise label_files.LabelError(
-            path, 1, "expected the number of images, and the attribute names below it"
-        )
-    names = lines[1].split()
-    attribute_set = label_files.attribute_set_of(path, 2, names)
-    first_line: dict[str, int] = {}
-    labels = np.empty((len(lines) - 2, len(names)), np.int8)
-    values = {"1": YES, "-1": NO, "0": UNKNOWN}
-    for row, line in enumerate(lines[2:]):
-        key, *fields = line.split() or [""]
-        number = row + 3
-        label_files.check_count(path, number, names, len(fields))
-        label_files.check_unique(path, number, key, first_line)
-        labels[row] = label_files.values_of(path, number, names, fields, values)
-    if not len(labels):
-        raise label_files.LabelError(path, 2, "no image follows the attribute names")
-    unknown = labels == UNKNOWN
-    stray = unknown & ~unknown.all(axis=0)
-    if stray.any():
-        row, column = np.argwhere(stray)[0]
-        raise label_files.LabelError(path, int(row) + 3, "'0' is not one of 1, -1", names[column])
-    if len(first_line) != int(lines[0]):
-        raise label_files.LabelError(
-            path, 1, f"says there are {int(lines[0])} images, but {len(first_line)} rows follow"
-        )
-    parts = _read_partition(folder / PARTITION, path, first_line)
+    folder = existing_folder(data_dir, "celeba")
+    labels_path = find(folder, "celeba", *LABELS)
+    partition_path = find(folder, "celeba", *PARTITION)
+    images_path = find(folder, "celeba", *IMAGES)
+    logging.info("labels, splits and images: %s, %s, %s", labels_path, partition_path, images_path)
+    attribute_set, first_line, labels = _read_labels(labels_path)
+    parts = _read_partition(partition_path, labels_path, first_line)
     return Source(
         name="celeba",
         attribute_set=attribute_set,
         keys=list(first_line),
         labels=labels,
         splits=by_split([parts[key] for key in first_line]),
-        reader=FileReader(str(folder / IMAGES)),
+        reader=_reader(images_path, list(first_line)),
         fallback_box=CELEBA_BOX,
     )
+
+
+def _read_labels(path: epath.Path) -> tuple[AttributeSet, dict[str, int], np.ndarray]:
+    """The attributes, the line each image is on, in order, and the labels."""
+    is_csv = path.suffix == ".csv"
+    rows = csv_rows(path) if is_csv else spaced_rows(path)
+    _, first = next(rows, (1, []))
+    count = None
+    if is_csv:
+        if first[:1] != ["image_id"]:
+            problem = f"expected columns image_id, ..., found {', '.join(first) or 'none'}"
+            raise LabelError(path, problem, line=1)
+        line, names = 1, first[1:]
+    else:
+        line, names = next(rows, (1, []))
+        if line == 1 or len(first) != 1 or not first[0].isdecimal():
+            problem = "expected the number of images, and the attribute names below it"
+            raise LabelError(path, problem, line=1)
+        count = first[0].lstrip("0")
+    attribute_set = attribute_set_of(path, line, names)
+    first_line: dict[str, int] = {}
+    table = array("b")
+    for number, row in rows:
+        key, *fields = row or [""]
+        check_count(path, number, names, len(fields))
+        table.extend(values_of(path, number, names, fields, _VALUES))
+        check_unique(path, number, key, first_line)
+    if not table:
+        raise LabelError(path, "no image follows the attribute names", line=line)
+    if count is not None and count != str(len(first_line)):
+        problem = f"says there are {count[:20] or 0} images, but {len(first_line)} rows follow"
+        raise LabelError(path, problem, line=1)
+    labels = np.frombuffer(table, np.int8).reshape(-1, len(names))
+    unknown = labels == UNKNOWN
+    stray = np.argwhere(unknown & ~unknown.all(axis=0))
+    if len(stray):
+        row, column = stray[0]
+        problem = "'0' is not one of 1, -1"
+        number = list(first_line.values())[row]
+        raise LabelError(path, problem, line=number, column=names[column])
+    return attribute_set, first_line, labels
 
 
 def _read_partition(
     path: epath.Path, labels_path: epath.Path, labelled: Mapping[str, int]
 ) -> dict[str, str]:
     """Image name -> split, for exactly the labelled images."""
+    rows = csv_rows(path) if path.suffix == ".csv" else spaced_rows(path)
+    if path.suffix == ".csv":
+        _, header = next(rows, (1, []))
+        if header != ["image_id", "partition"]:
+            problem = f"expected columns image_id, partition, found {', '.join(header) or 'none'}"
+            raise LabelError(path, problem, line=1)
     first_line: dict[str, int] = {}
     parts: dict[str, str] = {}
-    for number, line in enumerate(label_files.lines_of(path), start=1):
-        key, *fields = line.split() or [""]
-        label_files.check_count(path, number, ["partition"], len(fields))
-        label_files.check_unique(path, number, key, first_line)
-        if fields[0] not in SPLITS:
-            raise label_files.LabelError(
-                path, number, f"{fields[0]!r} is not one of 0, 1, 2", "partition"
-            )
+    split_index = {value: int(value) for value in SPLITS}
+    for number, row in rows:
+        key, *fields = row or [""]
+        check_count(path, number, ["partition"], len(fields))
+        values_of(path, number, ["partition"], fields, split_index)
+        check_unique(path, number, key, first_line)
         if key not in labelled:
-            raise label_files.LabelError(path, number, f"{key} has no row in {labels_path.name}")
+            raise LabelError(path, f"{key} has no row in {labels_path.name}", line=number)
         parts[key] = SPLITS[fields[0]]
     for key, number in labelled.items():
         if key not in parts:
-            raise label_files.LabelError(labels_path, number, f"{key} has no row in {path.name}")
+            raise LabelError(labels_path, f"{key} has no row in {path.name}", line=number)
     return parts
+
+
+def _reader(path: epath.Path, keys: Sequence[str]) -> Reader:
+    """Reads the images from the folder or the zip file."""
+    return FileReader(str(path)) if path.is_dir() else ZipReader(str(path), zip_folder(path, keys))

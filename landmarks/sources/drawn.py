@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 from etils import epath
 
@@ -28,6 +29,8 @@ def read_drawn(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sou
     if data_dir is not None:
         raise ValueError("--source=drawn reads no folder: leave --data_dir out")
     count = 1000 if limit is None else limit
+    # The first face stands for the program that draws them all.
+    image, labels = drawn_faces.face_jpeg(seed, 0)
     return Source(
         name="drawn",
         attribute_set=CELEBA,
@@ -36,4 +39,5 @@ def read_drawn(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sou
         splits=by_split([drawn_faces.split_of(index) for index in range(count)]),
         reader=DrawnReader(seed),
         fallback_box=CELEBA_BOX,
+        made_from=hashlib.sha256(image + labels.tobytes()).hexdigest(),
     )
