@@ -27,7 +27,8 @@ from ml_collections import config_flags
 from experiments import cli
 from mgmtn_jax import checkpointing, inference, metrics, partitioning, training
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.data import alignment, pipeline, schema
+from mgmtn_jax.data import pipeline, schema
+from mgmtn_jax.data.augmentation import Augmentation
 from mgmtn_jax.metric_writer import MetricWriter
 from mgmtn_jax.models import functional
 from mgmtn_jax.progress import Speed
@@ -120,11 +121,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
         image_size=config.data.image_size,
         seed=config.train.seed,
         start_step=start_step,
-        augmentation=alignment.Augmentation(**config.augmentation),
+        augmentation=Augmentation(**config.augmentation),
         num_threads=config.data.num_threads,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         on_corrupt=config.data.on_corrupt,
+        cache=config.data.cache,
     )
     evaluate_every = round(config.train.evaluate_every_epochs * steps_per_epoch) or num_steps
     speed = Speed(config.data.batch_size, num_steps, start_step)

@@ -9,8 +9,8 @@ import pytest
 from dotted_faces import NUM_BITS, nearest_colors, record_indices, write_dataset
 
 from mgmtn_jax.data import alignment, pipeline, schema
-from mgmtn_jax.data.alignment import NO_AUGMENTATION, Augmentation
-from mgmtn_jax.data.tfrecord import CorruptRecordError
+from mgmtn_jax.data.augmentation import NO_AUGMENTATION, Augmentation
+from mgmtn_jax.data.tfrecord import CorruptRecordError, index_tfrecord
 
 COUNT = 23
 FALLBACKS = (3, 17)
@@ -63,7 +63,7 @@ def joined(parts: list[list[pipeline.Batch]]) -> list[pipeline.Batch]:
 def damage(folder, record: int) -> str:
     """Flips one bit in the middle of a record of the first shard; the shard's name."""
     path = schema.shard_paths(folder, "train")[0]
-    offsets = schema.TFRecordSource([path])._offsets[0]
+    offsets = index_tfrecord(path)
     data = bytearray(path.read_bytes())
     data[int(offsets[record] + offsets[record + 1]) // 2] ^= 4
     path.write_bytes(bytes(data))

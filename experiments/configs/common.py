@@ -14,13 +14,14 @@ def get_config() -> ml_collections.ConfigDict:
     data.image_size = 112  # pixels a side of the aligned crop
     data.num_threads = 2  # of this host, for reading, decoding and warping
     data.on_corrupt = "raise"  # a damaged record: raise | skip
+    data.cache = "none"  # where decoded faces are kept after the first epoch: none | ram | disk
 
     config.augmentation = augmentation = ml_collections.ConfigDict()
     augmentation.rotation = 8.0  # degrees either way
     augmentation.scale = 0.10  # size times 1 / (1 + scale) .. 1 + scale
     augmentation.shift = 0.05  # fraction of the side, either way
     augmentation.flip = True  # mirror half of the faces
-    augmentation.brightness = 0.0  # see mgmtn_jax.data.alignment.Augmentation
+    augmentation.brightness = 0.0  # see mgmtn_jax.data.augmentation.Augmentation
     augmentation.contrast = 0.0
     augmentation.saturation = 0.0
     augmentation.erase = 0.0  # probability of one painted-over rectangle

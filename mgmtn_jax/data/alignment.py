@@ -1,4 +1,4 @@
-"""From landmarks to a square crop: alignment, augmentation, mirror and resize as one affine matrix.
+"""From landmarks to a square crop: alignment, mirror and resize as one affine matrix.
 
 Everything that moves a pixel is one (2, 3) matrix from source pixels to crop pixels. The image goes
 through one `warp`, the landmarks through one `transform_points`, so points and pixels cannot drift
@@ -13,7 +13,6 @@ up to half a pixel, differently at each size.
 from __future__ import annotations
 
 import cmath
-import dataclasses
 import math
 
 import cv2
@@ -55,23 +54,15 @@ FLIP_INDEX: Int[np.ndarray, "68"] = _mirrored_indices()
 """Point i of a mirrored face is point `FLIP_INDEX[i]` of the face (iBUG 68-point order)."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """How far training examples are moved and altered. Zeros (and `flip=False`) turn a part off."""
-
-    rotation: float = 8.0  # degrees either way; what alignment by noisy landmarks leaves over
-    scale: float = 0.10  # size times 1 / (1 + scale) .. 1 + scale, uniform in its logarithm
-    shift: float = 0.05  # fraction of the side, either way, in x and in y
-    flip: bool = True  # mirror half of the examples; no attribute of CelebA has a side
-    # Off by default: hair color, pale skin and rosy cheeks are labels that these blur, and each
-    # costs host time. They pay on small data sets and on foreign cameras.
-    brightness: float = 0.0  # light times 1 - brightness .. 1 + brightness
-    contrast: float = 0.0  # distance from mid-gray times 1 - contrast .. 1 + contrast
-    saturation: float = 0.0  # distance from the pixel's own gray times 1 - .. 1 + saturation
-    erase: float = 0.0  # probability that one rectangle of 2 to 20 % of the crop is painted over
+def _anchor_weights() -> Float[np.ndarray, "3 68"]:
+    weights = np.zeros((3, 68))
+    weights[0, 36:42] = weights[1, 42:48] = 1 / 6
+    weights[2, [48, 54]] = 1 / 2
+    return weights
 
 
-NO_AUGMENTATION = Augmentation(rotation=0.0, scale=0.0, shift=0.0, flip=False)
+# Times the landmarks: the two eye centers and the middle of the mouth corners.
+_ANCHORS = _anchor_weights()
 
 
 def align(landmarks: Float[np.ndarray, "68 2"], size: int) -> Float[np.ndarray, "2 3"]:
@@ -95,12 +86,7 @@ def align(landmarks: Float[np.ndarray, "68 2"], size: int) -> Float[np.ndarray, 
     """
     # Points as complex numbers: a similarity is z -> turn * z + offset. Plain Python is five times
     # faster than numpy on three points.
-    plane = landmarks @ (1, 1j)
-    source = [
-        complex(plane[36:42].sum()) / 6,
-        complex(plane[42:48].sum()) / 6,
-        complex(plane[48] + plane[54]) / 2,
-    ]
+    source = [complex(x, y) for x, y in (_ANCHORS @ landmarks).tolist()]
     if not all(map(cmath.isfinite, source)):
         raise ValueError("landmarks are not finite")
     target = [complex(x, y) * size - complex(0.5, 0.5) for x, y in CANONICAL]
@@ -116,46 +102,17 @@ def align(landmarks: Float[np.ndarray, "68 2"], size: int) -> Float[np.ndarray, 
 
 
 def compose(
-    after: Float[np.ndarray, "2 3"], before: Float[np.ndarray, "2 3"]
-) -> Float[np.ndarray, "2 3"]:
+    after: Float[np.ndarray, "*n 2 3"], before: Float[np.ndarray, "*n 2 3"]
+) -> Float[np.ndarray, "*n 2 3"]:
     """One matrix that applies `before`, then `after`."""
-    matrix = after[:, :2] @ before
-    matrix[:, 2] += after[:, 2]
+    matrix = after[..., :2] @ before
+    matrix[..., 2] += after[..., 2]
     return matrix
 
 
 def mirror(size: int) -> Float[np.ndarray, "2 3"]:
     """The reflection of a crop about its vertical middle. Landmarks also need `FLIP_INDEX`."""
     return np.array([[-1.0, 0.0, size - 1.0], [0.0, 1.0, 0.0]])
-
-
-def sample(
-    rng: np.random.Generator, augmentation: Augmentation, size: int
-) -> tuple[Float[np.ndarray, "2 3"], bool]:
-    """Draws one movement of the crop.
-
-    Always takes the same number of draws, so that turning one part off leaves the others as they
-    were.
-
-    Args:
-      rng: the example's own generator.
-      augmentation: the ranges.
-      size: side of the crop in pixels.
-
-    Returns:
-      A matrix from crop pixels to crop pixels (rotation and scale about the center, shift, then the
-      reflection), and whether it mirrors, in which case landmarks are reordered by `FLIP_INDEX`.
-    """
-    rotation, scale, shift_x, shift_y = rng.uniform(-1.0, 1.0, 4)
-    flip = bool(rng.random() < 0.5) and augmentation.flip
-    angle = math.radians(augmentation.rotation) * rotation
-    factor = (1.0 + augmentation.scale) ** scale
-    cos, sin = factor * math.cos(angle), factor * math.sin(angle)
-    center = (size - 1) / 2
-    x = center - cos * center + sin * center + augmentation.shift * size * shift_x
-    y = center - sin * center - cos * center + augmentation.shift * size * shift_y
-    matrix = np.array([[cos, -sin, x], [sin, cos, y]])
-    return (compose(mirror(size), matrix) if flip else matrix), flip
 
 
 def transform_points(
@@ -166,7 +123,10 @@ def transform_points(
 
 
 def warp(
-    image: UInt8[np.ndarray, "height width 3"], matrix: Float[np.ndarray, "2 3"], size: int
+    image: UInt8[np.ndarray, "height width 3"],
+    matrix: Float[np.ndarray, "2 3"],
+    size: int,
+    out: UInt8[np.ndarray, "size size 3"] | None = None,
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Resamples an image into a square crop.
 
@@ -182,92 +142,92 @@ def warp(
       image: RGB.
       matrix: from source pixels to crop pixels; must be invertible.
       size: side of the crop in pixels.
+      out: where the crop is written, a contiguous array; a new one by default.
     """
     (a, b, x), (c, d, y) = matrix.tolist()
-    determinant = a * d - b * c
-    factor = 2 ** max(0, math.floor(-math.log2(abs(determinant)) / 2))
-    # The box of source pixels that the crop touches: a large photograph is not averaged as a whole,
-    # and OpenCV's limit of 32,767 pixels a side does not bind. The box keeps at least one pixel, so
-    # that a crop beside the image is filled with its edge.
-    height, width = image.shape[:2]
-    left, right = _touched(d, -b, x, y, determinant, size, factor, width)
-    top, bottom = _touched(-c, a, x, y, determinant, size, factor, height)
-    image = image[top:bottom, left:right]
-    step_x = step_y = 1.0
-    if factor > 1:
-        height, width = image.shape[:2]
-        small = (max(1, width // factor), max(1, height // factor))
-        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-        step_x, step_y = width / small[0], height / small[1]
-    to_source = np.array(
-        [[step_x, 0.0, left + (step_x - 1) / 2], [0.0, step_y, top + (step_y - 1) / 2]]
+    factor = shrink_factor(math.sqrt(abs(a * d - b * c)))
+    # A large photograph is not averaged as a whole, and OpenCV's limit of 32,767 pixels a side does
+    # not bind.
+    box = touched(matrix, size, factor, image)
+    left, top = box[1].start, box[0].start
+    image, step_x, step_y = average(image[box], factor)
+    # Averaged pixel u is at step_x * u + (step_x - 1) / 2 of the box.
+    left, top = left + (step_x - 1) / 2, top + (step_y - 1) / 2
+    to_crop = np.array(
+        [
+            [a * step_x, b * step_y, a * left + b * top + x],
+            [c * step_x, d * step_y, c * left + d * top + y],
+        ]
     )
     # OpenCV 5 warps four channels in half the time of three, to the same pixels; adding a fourth
     # and dropping it costs a fifth of what that saves.
     warped = cv2.warpAffine(
         cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
-        compose(matrix, to_source),
+        to_crop,
         (size, size),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+    return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
 
 
-def _touched(
-    across: float,
-    down: float,
-    x: float,
-    y: float,
-    determinant: float,
-    size: int,
-    factor: int,
-    length: int,
-) -> tuple[int, int]:
-    """First and last-plus-one source index, on one axis, under a crop of `size`.
-
-    `across` and `down` over `determinant` are the axis' row of the inverse matrix.
-    """
-    ends = [
-        (across * (u - x) + down * (v - y)) / determinant
-        for u in (-0.5, size - 0.5)
-        for v in (-0.5, size - 0.5)
-    ]
-    # Two averaged pixels of margin: more than a bilinear sample reaches.
-    first = min(max(math.floor(min(ends)) - 2 * factor, 0), length - 1)
-    stop = math.ceil(max(ends)) + 2 * factor
-    stop = first + math.ceil((stop - first) / factor) * factor  # whole cells where there is room
-    return first, min(max(stop, first + 1), length)
+def shrink_factor(scale: float) -> int:
+    """The largest power of two by which an image is averaged down before it is warped to `scale`
+    times its size."""
+    return 2 ** max(0, math.floor(-math.log2(scale)))
 
 
-def alter_colors(
-    image: UInt8[np.ndarray, "size size 3"], rng: np.random.Generator, augmentation: Augmentation
-) -> UInt8[np.ndarray, "size size 3"]:
-    """Brightness, contrast and saturation as one color matrix, then the erased rectangle.
-
-    Args:
-      image: an RGB crop; painted on in place when a rectangle is erased.
-      rng: the example's own generator, after `sample`.
-      augmentation: the ranges.
+def average(
+    image: UInt8[np.ndarray, "height width 3"], factor: int
+) -> tuple[UInt8[np.ndarray, "rows columns 3"], int, int]:
+    """The mean of every whole cell of `factor` times `factor` pixels.
 
     Returns:
-      The altered crop; the same array when nothing is asked for.
+      The smaller image, and the width and the height of a cell: `factor`, or less where the image
+      itself is smaller.
     """
-    ranges = augmentation.brightness, augmentation.contrast, augmentation.saturation
-    if any(ranges):
-        light, contrast, saturation = 1.0 + rng.uniform(-1.0, 1.0, 3) * ranges
-        gray = np.array([0.299, 0.587, 0.114])
-        matrix = np.empty((3, 4))
-        matrix[:, :3] = light * contrast * (saturation * np.eye(3) + (1.0 - saturation) * gray)
-        matrix[:, 3] = 127.5 * (1.0 - contrast)
-        image = cv2.transform(image, matrix)
-    if augmentation.erase and rng.random() < augmentation.erase:
-        # Zhong et al. 2020, with smaller rectangles (there up to 40 %) and one random color.
-        area, shape, u, v = rng.random(4)
-        height, width = image.shape[:2]
-        area, aspect = (0.02 + 0.18 * area) * height * width, 3.0 ** (2.0 * shape - 1.0)
-        tall = min(height, round(math.sqrt(area * aspect)))
-        wide = min(width, round(math.sqrt(area / aspect)))
-        top, left = round(v * (height - tall)), round(u * (width - wide))
-        image[top : top + tall, left : left + wide] = rng.integers(0, 256, 3, np.uint8)
-    return image
+    if factor == 1:
+        return image, 1, 1
+    height, width = image.shape[:2]
+    wide, tall = min(factor, width), min(factor, height)
+    columns, rows = width // wide, height // tall
+    whole = image[: rows * tall, : columns * wide]
+    return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), wide, tall
+
+
+def touched(
+    matrix: Float[np.ndarray, "2 3"],
+    size: int,
+    factor: int,
+    image: UInt8[np.ndarray, "height width 3"],
+    reach: float = 0.5,
+) -> tuple[slice, slice]:
+    """The rows and columns of an image that a crop can touch.
+
+    Both begin at a multiple of `factor` pixels from the image's first, whatever the crop, so that
+    averaged cells lie where they lie in every other crop of the image. There is at least one pixel:
+    a crop beside the image is filled with its edge.
+
+    Args:
+      matrix: from source pixels to crop pixels.
+      size: side of the crop in pixels.
+      factor: side of an averaged cell.
+      image: the image.
+      reach: how far from its center the crop reaches on either axis, in sides.
+    """
+    (a, b, x), (c, d, y) = matrix.tolist()
+    determinant = a * d - b * c
+    x, y = (size - 1) / 2 - x, (size - 1) / 2 - y
+    half = reach * size / abs(determinant)
+    height, width = image.shape[:2]
+    return (
+        _cells((a * y - c * x) / determinant, half * (abs(a) + abs(c)), factor, height),
+        _cells((d * x - b * y) / determinant, half * (abs(b) + abs(d)), factor, width),
+    )
+
+
+def _cells(middle: float, half: float, factor: int, length: int) -> slice:
+    # Two averaged pixels of margin: more than a bilinear sample reaches.
+    first = min(max(math.floor(middle - half) - 2 * factor, 0), length - 1) // factor * factor
+    stop = -(-(math.ceil(middle + half) + 2 * factor) // factor) * factor
+    return slice(first, min(max(stop, first + factor), length))

@@ -15,23 +15,27 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
 
 import cv2
 import grain
 import numpy as np
-from absl import logging
 from etils import epath
-from jaxtyping import Float32, Int8, UInt8
+from jaxtyping import Float
 
 from mgmtn_jax.data import alignment, schema
-from mgmtn_jax.data.images import decode_image
-from mgmtn_jax.data.tfrecord import TFRecordSource
+from mgmtn_jax.data.augmentation import (
+    NUM_COLOR,
+    NUM_MOVEMENT,
+    Augmentation,
+    alter_colors,
+    movements,
+)
+from mgmtn_jax.data.cache import Storage, cached
+from mgmtn_jax.data.faces import Faces, FaceSource, OnCorrupt
 
 # One image is one thread's work here. OpenCV's own threads would only compete with ours.
 cv2.setNumThreads(0)
 
-OnCorrupt = Literal["raise", "skip"]
 Batch = dict[str, np.ndarray]
 """Training: image uint8 (B, S, S, 3) RGB; landmarks float32 (B, 68, 2), x then y in crop pixels;
 landmarks_valid bool (B,), False where no face was detected and the landmarks are a guess;
@@ -40,68 +44,6 @@ attributes int8 (B, A), 1 yes, 0 no, -1 unknown; valid bool (B,).
 Evaluation has also index int32 (B,), the record's position in the split. Rows that only fill a
 batch up are copies of real faces with valid and landmarks_valid False, attributes and index -1.
 """
-
-
-class Face(NamedTuple):
-    """A decoded record. `position` is its place in the split."""
-
-    position: int
-    image: UInt8[np.ndarray, "height width 3"]
-    landmarks: Float32[np.ndarray, "68 2"]
-    landmarks_valid: bool
-    attributes: Int8[np.ndarray, " attributes"]
-
-
-class Faces:
-    """The decoded records of a split, by position; safe to read from many threads.
-
-    Args:
-      source: payloads of the split.
-      name: names the split in messages.
-      on_corrupt: `raise` ends at the first damaged record; `skip` puts the next intact record in
-        its place, so that the number and order of all others stay what they were.
-    """
-
-    def __init__(self, source: TFRecordSource, name: str, on_corrupt: OnCorrupt) -> None:
-        if on_corrupt not in ("raise", "skip"):
-            raise ValueError(f"on_corrupt must be 'raise' or 'skip', not {on_corrupt!r}")
-        if len(source) == 0:
-            raise ValueError(f"{name} has no records")
-        self.corrupt: set[int] = set()
-        self._source, self._name, self._on_corrupt = source, name, on_corrupt
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Face:
-        for position in range(index, index + len(self)):
-            try:
-                return self._read(position % len(self))
-            except ValueError as error:
-                if self._on_corrupt == "raise":
-                    raise
-                self._report(position % len(self), error)
-        raise ValueError(f"{self._name} has no intact record")
-
-    def _read(self, index: int) -> Face:
-        payload = self._source[index]
-        try:
-            record = schema.parse(payload)
-            image = decode_image(record.image)
-        except ValueError as error:  # The checksum is right, so it was written like this.
-            raise ValueError(f"{self._name}: record {index}: {error}") from error
-        return Face(
-            index,
-            image,
-            record.landmarks,
-            record.landmark_source != schema.FALLBACK,
-            record.attributes.astype(np.int8),
-        )
-
-    def _report(self, index: int, error: ValueError) -> None:
-        if index not in self.corrupt:  # Once a record, not once an epoch.
-            self.corrupt.add(index)
-            logging.warning("skipped a damaged record, %d so far: %s", len(self.corrupt), error)
 
 
 class Batches(Iterator[Batch]):
@@ -135,11 +77,12 @@ def training_batches(
     image_size: int,
     seed: int,
     start_step: int = 0,
-    augmentation: alignment.Augmentation,
+    augmentation: Augmentation,
     num_threads: int,
     process_index: int = 0,
     process_count: int = 1,
     on_corrupt: OnCorrupt = "raise",
+    cache: Storage = "none",
 ) -> Batches:
     """This process's part of an endless stream of shuffled, augmented global batches.
 
@@ -158,6 +101,7 @@ def training_batches(
       process_index: which part of each global batch is this process's.
       process_count: number of parts.
       on_corrupt: see `Faces`.
+      cache: see `cache.cached`. The batches are the same to one grey level.
 
     Raises:
       FileNotFoundError, ValueError: see `schema.open_split`; or the batch does not divide.
@@ -165,20 +109,19 @@ def training_batches(
     """
     local_batch_size = _local_batch_size(batch_size, process_index, process_count)
     faces = _open_faces(data_dir, split, on_corrupt)
-    examples = (
-        # Not `source(faces)`: Grain measures what a source returns, a tenth of the decoding time.
-        grain.MapDataset.range(len(faces))
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .map(faces.__getitem__)
-        # Grain seeds the generator with (seed, position in the endless stream).
-        .random_map(
-            functools.partial(_training_example, augmentation=augmentation, size=image_size)
-        )
+    make = functools.partial(
+        _training_batch,
+        faces=cached(faces, cache, augmentation, image_size),
+        size=image_size,
+        seed=seed,
+        augmentation=augmentation,
     )
-    # Without drop_remainder Grain computes the endless length in floating point.
-    batches = examples.batch(local_batch_size, drop_remainder=True, batch_fn=_stack)
+    batches = (
+        shuffled(len(faces), seed)
+        # Without drop_remainder Grain computes the endless length in floating point.
+        .batch(local_batch_size, drop_remainder=True, batch_fn=list)
+        .map_with_index(make)
+    )
     first = start_step * process_count + process_index
     return Batches(batches[first::process_count], faces, num_threads)
 
@@ -207,8 +150,8 @@ def evaluation_batches(
     padded = math.ceil(len(faces) / batch_size) * batch_size
     batches = (
         grain.MapDataset.range(padded)
-        .map(functools.partial(_evaluation_example, faces=faces, size=image_size))
-        .batch(local_batch_size, batch_fn=_stack)
+        .batch(local_batch_size, batch_fn=list)
+        .map(functools.partial(_evaluation_batch, faces=faces, size=image_size))
     )
     return Batches(batches[process_index::process_count], faces, num_threads)
 
@@ -234,53 +177,78 @@ def split_keys(
     return [record.key for record in read_records(data_dir, split, indices)]
 
 
-def _training_example(
-    face: Face, rng: np.random.Generator, *, augmentation: alignment.Augmentation, size: int
-) -> dict[str, Any]:
-    movement, flip = alignment.sample(rng, augmentation, size)
-    matrix = alignment.compose(movement, alignment.align(face.landmarks, size))
-    landmarks = alignment.transform_points(face.landmarks, matrix)
-    return {
-        "image": alignment.alter_colors(
-            alignment.warp(face.image, matrix, size), rng, augmentation
-        ),
-        "landmarks": landmarks[alignment.FLIP_INDEX] if flip else landmarks,
-        "landmarks_valid": face.landmarks_valid,
-        "attributes": face.attributes,
-        "valid": True,
-    }
+def shuffled(count: int, seed: int) -> grain.MapDataset[int]:
+    """Which record stands at each place of the endless stream of epochs."""
+    return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
 
 
-def _evaluation_example(index: int, *, faces: Faces, size: int) -> dict[str, Any]:
+def _training_batch(
+    number: int,
+    indices: Sequence[int],
+    *,
+    faces: FaceSource,
+    size: int,
+    seed: int,
+    augmentation: Augmentation,
+) -> Batch:
+    """The examples at places number * B to (number + 1) * B - 1 of the endless stream."""
+    numbers = _numbers(seed, number * len(indices), len(indices))
+    moves, flips = movements(numbers[:, :NUM_MOVEMENT], augmentation, size)
+    batch = _crops(faces, indices, moves, size)
+    del batch["index"]
+    batch["landmarks"][flips] = batch["landmarks"][flips][:, alignment.FLIP_INDEX]
+    for image, row in zip(batch["image"], numbers, strict=True):
+        alter_colors(image, row[NUM_MOVEMENT:], augmentation)
+    return batch
+
+
+def _evaluation_batch(positions: Sequence[int], *, faces: FaceSource, size: int) -> Batch:
     # Fillers are real faces, because zeros for landmarks have no scale to divide by downstream.
-    face = faces[index % len(faces)]
-    valid = face.position == index
-    matrix = alignment.align(face.landmarks, size)
+    indices = [position % len(faces) for position in positions]
+    batch = _crops(faces, indices, np.broadcast_to(np.eye(2, 3), (len(indices), 2, 3)), size)
+    batch["valid"] = valid = batch["index"] == positions
+    batch["landmarks_valid"] &= valid
+    batch["attributes"][~valid] = schema.UNKNOWN
+    batch["index"][~valid] = -1
+    return batch
+
+
+def _crops(
+    faces: FaceSource, indices: Sequence[int], moves: Float[np.ndarray, "batch 2 3"], size: int
+) -> Batch:
+    """Aligned crops, moved, of the faces at some positions."""
+    count = len(indices)
+    images = np.empty((count, size, size, 3), np.uint8)
+    landmarks = np.empty((count, schema.NUM_LANDMARKS, 2), np.float32)
+    landmarks_valid, index = np.empty(count, np.bool_), np.empty(count, np.int32)
+    attributes = []
+    for row in range(count):
+        # One face at a time: a batch of decoded photographs may not fit the memory.
+        face = faces[indices[row]]
+        matrix = alignment.compose(moves[row], alignment.align(face.landmarks, size))
+        alignment.warp(face.image, matrix, size, out=images[row])
+        landmarks[row] = alignment.transform_points(face.landmarks, matrix)
+        landmarks_valid[row], index[row] = face.landmarks_valid, face.position
+        attributes.append(face.attributes)
     return {
-        "image": alignment.warp(face.image, matrix, size),
-        "landmarks": alignment.transform_points(face.landmarks, matrix),
-        "landmarks_valid": face.landmarks_valid and valid,
-        "attributes": face.attributes if valid else np.full_like(face.attributes, -1),
-        "valid": valid,
-        "index": face.position if valid else -1,
+        "image": images,
+        "landmarks": landmarks,
+        "landmarks_valid": landmarks_valid,
+        "attributes": np.stack(attributes),
+        "valid": np.ones(count, np.bool_),
+        "index": index,
     }
 
 
-_DTYPES = {
-    "image": np.uint8,
-    "landmarks": np.float32,
-    "landmarks_valid": np.bool_,
-    "attributes": np.int8,
-    "valid": np.bool_,
-    "index": np.int32,
-}
+def _numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count numbers"]:
+    """The random numbers of the examples at `count` consecutive places of the endless stream.
 
-
-def _stack(examples: Sequence[dict[str, Any]]) -> Batch:
-    return {
-        name: np.asarray([example[name] for example in examples], _DTYPES[name])
-        for name in examples[0]
-    }
+    They are one sequence, of which each place owns its share: Philox jumps to any part of it.
+    """
+    share = NUM_MOVEMENT + NUM_COLOR
+    philox = np.random.Philox(seed)
+    philox.advance(first * share // 4)  # It makes four numbers at a step, and 16 are a share.
+    return np.random.Generator(philox).random((count, share))
 
 
 def _open_faces(data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt) -> Faces:

@@ -1,0 +1,107 @@
+"""How training examples are moved and altered: functions of random numbers that the caller draws.
+
+Movements are matrices, to be composed with `alignment.align` before the one warp.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from mgmtn_jax.data import alignment
+
+NUM_MOVEMENT, NUM_COLOR = 5, 11
+"""How many random numbers `movements` and `alter_colors` take for an example."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How far training examples are moved and altered. Zeros (and `flip=False`) turn a part off."""
+
+    rotation: float = 8.0  # degrees either way; what alignment by noisy landmarks leaves over
+    scale: float = 0.10  # size times 1 / (1 + scale) .. 1 + scale, uniform in its logarithm
+    shift: float = 0.05  # fraction of the side, either way, in x and in y
+    flip: bool = True  # mirror half of the examples; no attribute of CelebA has a side
+    # Off by default: hair color, pale skin and rosy cheeks are labels that these blur, and each
+    # costs host time. They pay on small data sets and on foreign cameras.
+    brightness: float = 0.0  # light times 1 - brightness .. 1 + brightness
+    contrast: float = 0.0  # distance from mid-gray times 1 - contrast .. 1 + contrast
+    saturation: float = 0.0  # distance from the pixel's own gray times 1 - .. 1 + saturation
+    erase: float = 0.0  # probability that one rectangle of 2 to 20 % of the crop is painted over
+
+
+NO_AUGMENTATION = Augmentation(rotation=0.0, scale=0.0, shift=0.0, flip=False)
+
+
+def movements(
+    numbers: Float[np.ndarray, "n 5"], augmentation: Augmentation, size: int
+) -> tuple[Float[np.ndarray, "n 2 3"], Bool[np.ndarray, " n"]]:
+    """How the crops of n examples are moved.
+
+    Every number has its own use, so that turning one part off leaves the others as they were.
+
+    Args:
+      numbers: uniform in [0, 1): rotation, scale, shift in x and y, flip.
+      augmentation: the ranges.
+      size: side of the crop in pixels.
+
+    Returns:
+      Matrices from crop pixels to crop pixels (rotation and scale about the center, shift, then the
+      reflection), and which of them mirror, in which case landmarks are reordered by `FLIP_INDEX`.
+    """
+    rotation, scale, shift_x, shift_y = 2.0 * numbers[:, :4].T - 1.0
+    angle = math.radians(augmentation.rotation) * rotation
+    factor = (1.0 + augmentation.scale) ** scale
+    cos, sin = factor * np.cos(angle), factor * np.sin(angle)
+    center, shift = (size - 1) / 2, augmentation.shift * size
+    matrices = np.empty((len(numbers), 2, 3))
+    matrices[:, 0, 0] = matrices[:, 1, 1] = cos
+    matrices[:, 0, 1], matrices[:, 1, 0] = -sin, sin
+    matrices[:, 0, 2] = center - cos * center + sin * center + shift * shift_x
+    matrices[:, 1, 2] = center - sin * center - cos * center + shift * shift_y
+    flips = (numbers[:, 4] < 0.5) & augmentation.flip
+    matrices[flips] = alignment.compose(alignment.mirror(size), matrices[flips])
+    return matrices, flips
+
+
+def reach(augmentation: Augmentation) -> float:
+    """How far from the center of the unmoved crop a moved one may reach, in x or y; sides."""
+    turned = math.radians(min(augmentation.rotation, 45.0))
+    half_side = (0.5 + augmentation.shift) * (1.0 + augmentation.scale)
+    return half_side * (math.cos(turned) + math.sin(turned))
+
+
+def alter_colors(
+    image: UInt8[np.ndarray, "size size 3"],
+    numbers: Float[np.ndarray, "11"],
+    augmentation: Augmentation,
+) -> None:
+    """Brightness, contrast and saturation as one color matrix, then the erased rectangle; in place.
+
+    Args:
+      image: an RGB crop.
+      numbers: uniform in [0, 1): three for the colors, then whether to erase, the rectangle's area,
+        aspect, place in y and x, and its color.
+      augmentation: the ranges.
+    """
+    ranges = augmentation.brightness, augmentation.contrast, augmentation.saturation
+    if any(ranges):
+        light, contrast, saturation = 1.0 + (2.0 * numbers[:3] - 1.0) * ranges
+        gray = np.array([0.299, 0.587, 0.114])
+        matrix = np.empty((3, 4))
+        matrix[:, :3] = light * contrast * (saturation * np.eye(3) + (1.0 - saturation) * gray)
+        matrix[:, 3] = 127.5 * (1.0 - contrast)
+        cv2.transform(image, matrix, dst=image)
+    if numbers[3] < augmentation.erase:
+        # Zhong et al. 2020, with smaller rectangles (there up to 40 %) and one random color.
+        area, shape, v, u = numbers[4:8]
+        height, width = image.shape[:2]
+        area, aspect = (0.02 + 0.18 * area) * height * width, 3.0 ** (2.0 * shape - 1.0)
+        tall = min(height, round(math.sqrt(area * aspect)))
+        wide = min(width, round(math.sqrt(area / aspect)))
+        top, left = round(v * (height - tall)), round(u * (width - wide))
+        image[top : top + tall, left : left + wide] = (256 * numbers[8:]).astype(np.uint8)

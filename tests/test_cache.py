@@ -1,0 +1,160 @@
+"""The cache: the same batches, each face decoded once."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import threading
+import types
+
+import cv2
+import numpy as np
+import pytest
+from dotted_faces import dotted_image, face_points, write_dataset
+
+from mgmtn_jax.data import cache, pipeline
+from mgmtn_jax.data.augmentation import Augmentation
+from mgmtn_jax.data.faces import Face, Faces
+
+COUNT = 9
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "faces"
+    write_dataset(folder, COUNT)
+    return folder
+
+
+def train(folder, storage, size=56, steps=6, **changes):
+    batches = pipeline.training_batches(
+        folder,
+        split="train",
+        batch_size=4,
+        image_size=size,
+        seed=1,
+        augmentation=Augmentation(erase=0.5),
+        num_threads=3,
+        cache=storage,
+        **changes,
+    )
+    taken = list(itertools.islice(batches, steps))
+    batches.close()
+    return taken
+
+
+class Counting:
+    """Photographs of one face at several sizes, which count how often each is decoded."""
+
+    def __init__(self, sides):
+        self.decoded, self._lock = [0] * len(sides), threading.Lock()
+        self._faces = [self._face(position, side) for position, side in enumerate(sides)]
+
+    @staticmethod
+    def _face(position, side):
+        # In a corner of a wide image, so that there is something to leave out.
+        image = np.random.default_rng(position).integers(0, 256, (side, 2 * side, 3), np.uint8)
+        image = cv2.GaussianBlur(image, (0, 0), side / 100)
+        image[:, :side] = dotted_image(face_points(side), side)
+        points = face_points(side).astype(np.float32)
+        return Face(position, image, points, True, np.array([1, 0], np.int8))
+
+    def __len__(self):
+        return len(self._faces)
+
+    def __getitem__(self, index):
+        with self._lock:
+            self.decoded[index] += 1
+        return self._faces[index]
+
+
+@pytest.mark.parametrize("storage", ["ram", "disk"])
+@pytest.mark.parametrize("size", [24, 56, 224])
+def test_the_batches_are_the_same_to_one_grey_level(dataset, storage, size):
+    for plain, cached in zip(
+        train(dataset, "none", size), train(dataset, storage, size), strict=True
+    ):
+        difference = np.abs(plain["image"].astype(int) - cached["image"])
+        assert difference.max() <= 1
+        np.testing.assert_allclose(plain["landmarks"], cached["landmarks"], atol=1e-3)
+        for name in ("attributes", "landmarks_valid", "valid"):
+            np.testing.assert_array_equal(plain[name], cached[name])
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.6])
+def test_photographs_are_kept_in_part_and_averaged_down(scale):
+    ranges = Augmentation(scale=scale, rotation=20, shift=0.1)
+    sides = (150, 333, 700, 1600, 2401)
+    plain, source = Counting(sides), Counting(sides)
+    kept = cache.CachedFaces(source, cache.Margin.of(ranges, 56), cache._Memory())
+    for faces in (plain, kept):
+        for index in range(len(sides)):
+            faces[index]
+    for start in range(4):
+        batches = [
+            pipeline._training_batch(
+                start, range(len(sides)), faces=faces, size=56, seed=0, augmentation=ranges
+            )
+            for faces in (plain, kept)
+        ]
+        a, b = (batch["image"].astype(int) for batch in batches)
+        assert np.abs(a - b).max() <= 1
+        np.testing.assert_allclose(*(batch["landmarks"] for batch in batches), atol=1e-2)
+    # 2,401 pixels are more than twelve crops: averaged by at least four, and half is left out.
+    assert kept[4].image.nbytes < plain[4].image.nbytes / 20
+
+
+@pytest.mark.parametrize("store", [cache._Memory, cache._File])
+def test_every_face_is_decoded_once(store):
+    source = Counting((100,) * 8)
+    faces = cache.CachedFaces(source, cache.Margin.of(Augmentation(), 56), store())
+    first = [faces[index] for index in range(8)]
+    again = [faces[index] for index in range(8)]
+    assert source.decoded == [1] * 8
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a.image, b.image)
+
+
+def test_threads_fill_the_file_without_overlap():
+    source = Counting([100 + i for i in range(32)])
+    faces = cache.CachedFaces(source, cache.Margin.of(Augmentation(), 56), cache._File())
+    threads = [threading.Thread(target=lambda: [faces[i] for i in range(32)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    margin = cache.Margin.of(Augmentation(), 56)
+    for index in range(32):
+        np.testing.assert_array_equal(faces[index].image, margin.cut(source[index]).image)
+
+
+def test_a_damaged_record_is_skipped_as_without(tmp_path):
+    write_dataset(tmp_path / "bad", COUNT, images={2: b"not an image"})
+    plain, cached = (
+        train(tmp_path / "bad", storage, on_corrupt="skip") for storage in ("none", "ram")
+    )
+    for a, b in zip(plain, cached, strict=True):
+        np.testing.assert_array_equal(a["attributes"], b["attributes"])
+
+
+def test_the_room_it_takes_is_stated_and_must_be_there(dataset, monkeypatch, caplog):
+    faces = Faces(pipeline.schema.open_split(dataset, "train"), "faces", "raise")
+    with caplog.at_level("INFO"):
+        cache.cached(faces, "ram", Augmentation(), 56)
+    assert f"{COUNT} decoded faces take about 0.00 GB" in caplog.text
+    full = types.SimpleNamespace(available=1000)
+    monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: full)
+    with pytest.raises(ValueError, match=r"data.cache=ram: 9 decoded faces .* of memory are free"):
+        cache.cached(faces, "ram", Augmentation(), 56)
+    with pytest.raises(ValueError, match="'none', 'ram' or 'disk', not 'tape'"):
+        train(dataset, "tape")
+
+
+def test_a_full_disk_is_named(monkeypatch):
+    def full(file, data, offset):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for pwrite in (full, lambda file, data, offset: len(data) // 2):
+        monkeypatch.setattr(cache.os, "pwrite", pwrite)
+        with pytest.raises(OSError, match=r"no room for the decoded faces: take data.cache=none"):
+            cache._File().put(np.zeros((5, 5, 3), np.uint8))
