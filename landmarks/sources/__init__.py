@@ -13,12 +13,16 @@ from landmarks.sources.base import Face, Labels, Reader, Source
 from landmarks.sources.celeba import read_celeba
 from landmarks.sources.csv_faces import read_csv
 from landmarks.sources.drawn import read_drawn
+from landmarks.sources.lfwa import read_lfwa
+from landmarks.sources.tfds_celeb_a import read_tfds
 
 __all__ = ["SOURCES", "Face", "Labels", "Reader", "Source", "read_csv"]
 
 SOURCES: Mapping[str, Callable[[epath.Path | None, int | None, int], Source]] = {
     "drawn": read_drawn,
     "celeba": read_celeba,
+    "lfwa": read_lfwa,
     "csv": read_csv,
+    "tfds": read_tfds,
 }
 """What `--source` chooses from. Called with the folder, `--limit` and `--seed`."""
