@@ -86,7 +86,7 @@ def test_a_turned_face_is_never_blown_up(width, degrees, left):
 def test_points_that_all_coincide_come_to_the_crop_unscaled():
     matrix = align(np.full((68, 2), 40.0), 112)
     assert scale_of(matrix) == pytest.approx(1)
-    assert (np.abs(transform_points(np.array([40.0, 40.0]), matrix) - 56) < 6).all()
+    assert (np.abs(transform_points(np.array([[40.0, 40.0]]), matrix) - 56) < 6).all()
 
 
 @anytime
@@ -120,12 +120,12 @@ def test_the_warp_moves_a_dot_to_where_its_point_goes(scale, degrees, flip, x, y
     dot = 255 * np.exp(-((u - center[0]) ** 2 + (v - center[1]) ** 2) / (2 * radius**2))
     image = np.repeat(dot[..., None], 3, 2).astype(np.uint8)
     matrix = similarity(scale, degrees)
-    matrix[:, 2] = np.array([0.5 + x, 0.5 + y]) * size - transform_points(center, matrix)
+    matrix[:, 2] = np.array([0.5 + x, 0.5 + y]) * size - transform_points(center[None], matrix)[0]
     if flip:
         matrix = compose(alignment.mirror(size), matrix)
     crop = warp(image, matrix, size)[..., 0].astype(float)
     row, column = np.unravel_index(crop.argmax(), crop.shape)
-    expected = transform_points(center, matrix)
+    (expected,) = transform_points(center[None], matrix)
     # The centroid of a window about the peak: the whole crop may cut a wide dot off on one side.
     reach = math.ceil(2.5 * radius * scale)
     if reach < min(row, column, size - 1 - row, size - 1 - column):
@@ -165,7 +165,7 @@ def test_shrinking_does_not_alias(scale, degrees):
     stripes = np.zeros((901, 903, 3), np.uint8)
     stripes[:, ::2] = 255
     matrix = similarity(scale, degrees)
-    matrix[:, 2] = 15.5 - transform_points(np.array([450.0, 450.0]), matrix)
+    matrix[:, 2] = 15.5 - transform_points(np.array([[450.0, 450.0]]), matrix)[0]
     crop = warp(stripes, matrix, 32)[4:-4, 4:-4].astype(float)
     # What is left of the finest stripes is gray; skipping pixels leaves coarse black and white.
     assert np.abs(crop - 127.5).mean() < 5

@@ -12,7 +12,6 @@ up to half a pixel, differently at each size.
 
 from __future__ import annotations
 
-import cmath
 import math
 
 import cv2
@@ -65,7 +64,7 @@ def _anchor_weights() -> Float[np.ndarray, "3 68"]:
 _ANCHORS = _anchor_weights()
 
 
-def align(landmarks: Float[np.ndarray, "68 2"], size: int) -> Float[np.ndarray, "2 3"]:
+def align(landmarks: Float[np.ndarray, "*n 68 2"], size: int) -> Float[np.ndarray, "*n 2 3"]:
     """The similarity (rotation, one scale, translation) that brings a face to the canonical crop.
 
     Least squares over eye centers and the middle of the mouth corners (Umeyama 1991; in the plane,
@@ -74,7 +73,7 @@ def align(landmarks: Float[np.ndarray, "68 2"], size: int) -> Float[np.ndarray, 
     face is drawn no larger than that distance asks for.
 
     Args:
-      landmarks: iBUG points in source pixels.
+      landmarks: iBUG points in source pixels, of one face or of many.
       size: side of the crop in pixels.
 
     Returns:
@@ -84,21 +83,21 @@ def align(landmarks: Float[np.ndarray, "68 2"], size: int) -> Float[np.ndarray, 
     Raises:
       ValueError: if a point that is used is not finite.
     """
-    # Points as complex numbers: a similarity is z -> turn * z + offset. Plain Python is five times
-    # faster than numpy on three points.
-    source = [complex(x, y) for x, y in (_ANCHORS @ landmarks).tolist()]
-    if not all(map(cmath.isfinite, source)):
+    # Points as complex numbers: a similarity is z -> turn * z + offset.
+    source = (_ANCHORS @ landmarks) @ (1, 1j)
+    if not np.isfinite(source).all():
         raise ValueError("landmarks are not finite")
-    target = [complex(x, y) * size - complex(0.5, 0.5) for x, y in CANONICAL]
-    middle, target_middle = sum(source) / 3, sum(target) / 3
-    spread = sum(abs(z - middle) ** 2 for z in source)
-    turn = 1 + 0j
-    if spread > 1e-4:  # A spread under a hundredth of a pixel is rounding, not a face.
-        turn = (
-            sum((s - middle).conjugate() * t for s, t in zip(source, target, strict=True)) / spread
-        )
+    target = np.array(CANONICAL) @ (1, 1j) * size - (0.5 + 0.5j)
+    middle, target_middle = source.mean(-1), target.mean()
+    spokes, target_spokes = source - middle[..., None], target - target_middle
+    spread = (np.abs(spokes) ** 2).sum(-1)
+    has_size = spread > 1e-4  # A spread under a hundredth of a pixel is rounding, not a face.
+    turn = np.where(
+        has_size, spokes.conj() @ target_spokes / np.where(has_size, spread, 1.0), 1.0 + 0.0j
+    )
     offset = target_middle - turn * middle
-    return np.array([[turn.real, -turn.imag, offset.real], [turn.imag, turn.real, offset.imag]])
+    rows = [[turn.real, -turn.imag, offset.real], [turn.imag, turn.real, offset.imag]]
+    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
 def compose(
@@ -116,10 +115,10 @@ def mirror(size: int) -> Float[np.ndarray, "2 3"]:
 
 
 def transform_points(
-    points: Float[np.ndarray, "*n 2"], matrix: Float[np.ndarray, "2 3"]
-) -> Float[np.ndarray, "*n 2"]:
+    points: Float[np.ndarray, "*n points 2"], matrix: Float[np.ndarray, "*n 2 3"]
+) -> Float[np.ndarray, "*n points 2"]:
     """Where the points are in the warped image."""
-    return points @ matrix[:, :2].T + matrix[:, 2]
+    return points @ matrix[..., :2].mT + matrix[..., None, :, 2]
 
 
 def warp(

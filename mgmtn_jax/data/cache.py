@@ -18,11 +18,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import psutil
 from absl import logging
-from jaxtyping import UInt8
 
 from mgmtn_jax.data import alignment
 from mgmtn_jax.data.augmentation import Augmentation, reach
-from mgmtn_jax.data.faces import Face, FaceSource
+from mgmtn_jax.data.faces import Face, FaceSource, Image
 
 Storage = Literal["none", "ram", "disk"]
 
@@ -55,7 +54,7 @@ def cached(
         raise ValueError(f"data.cache must be 'none', 'ram' or 'disk', not {storage!r}")
     margin = Margin.of(augmentation, size)
     chosen = range(0, len(faces), max(1, len(faces) // _SAMPLES))
-    sizes = [margin.cut(faces[index]).image.nbytes for index in chosen]
+    sizes = [margin.cut(*faces.decode(faces[index]))[1].nbytes for index in chosen]
     needed = sum(sizes) / len(sizes) * len(faces)
     told = (
         f"data.cache={storage}: {len(faces)} decoded faces take about {needed / 1e9:.2f} GB, and "
@@ -84,19 +83,17 @@ class Margin(NamedTuple):
     def of(cls, augmentation: Augmentation, size: int) -> Margin:
         return cls(size, reach(augmentation), 1.0 + augmentation.scale)
 
-    def cut(self, face: Face) -> Face:
-        """The face in no more of its image than is needed, averaged down as far as any crop is."""
+    def cut(self, face: Face, image: Image) -> tuple[Face, Image]:
+        """No more of an image than is needed, averaged down as far as any crop is."""
         matrix = alignment.align(face.landmarks, self.size)
         scale = math.hypot(*matrix[:, 0])
         factor = alignment.shrink_factor(scale * self.zoom)
         coarsest = alignment.shrink_factor(scale / self.zoom)
-        box = alignment.touched(matrix, self.size, coarsest, face.image, self.reach)
-        image, wide, tall = alignment.average(face.image[box], factor)
+        box = alignment.touched(matrix, self.size, coarsest, image, self.reach)
+        image, wide, tall = alignment.average(image[box], factor)
         corner = np.array([box[1].start, box[0].start])
         landmarks = (face.landmarks - corner + 0.5) / (wide, tall) - 0.5
-        return face._replace(
-            image=np.ascontiguousarray(image), landmarks=landmarks.astype(np.float32)
-        )
+        return face._replace(landmarks=landmarks.astype(np.float32)), np.ascontiguousarray(image)
 
 
 class CachedFaces:
@@ -111,26 +108,28 @@ class CachedFaces:
 
     def __getitem__(self, index: int) -> Face:
         kept = self._kept[index]
-        if kept is not None:
-            return kept._replace(image=self._store.get(kept.image))
-        # Two threads may both come here. Both read the same face, and the later one's is kept.
-        face = self._margin.cut(self._faces[index])
-        self._kept[index] = face._replace(image=self._store.put(face.image))
-        return face
+        if kept is None:
+            # Two threads may both come here. Both read the same face, and the later one's is kept.
+            face, image = self._margin.cut(*self._faces.decode(self._faces[index]))
+            kept = self._kept[index] = face._replace(stored=self._store.put(image))
+        return kept
+
+    def decode(self, face: Face) -> tuple[Face, Image]:
+        return face, self._store.get(face.stored)
 
 
 class _Store(Protocol):
-    def put(self, image: UInt8[np.ndarray, "height width 3"]) -> Any:
+    def put(self, image: Image) -> Any:
         """Keeps an image; returns what `get` finds it by."""
 
-    def get(self, handle: Any) -> UInt8[np.ndarray, "height width 3"]: ...
+    def get(self, handle: Any) -> Image: ...
 
 
 class _Memory:
-    def put(self, image: np.ndarray) -> np.ndarray:
+    def put(self, image: Image) -> Image:
         return image
 
-    def get(self, handle: np.ndarray) -> np.ndarray:
+    def get(self, handle: Image) -> Image:
         return handle
 
 
@@ -143,7 +142,7 @@ class _File:
         weakref.finalize(self, os.close, self._file)
         self._end, self._lock = 0, threading.Lock()
 
-    def put(self, image: np.ndarray) -> tuple[int, tuple[int, ...]]:
+    def put(self, image: Image) -> tuple[int, tuple[int, ...]]:
         with self._lock:
             offset, self._end = self._end, self._end + image.nbytes
         try:
@@ -154,7 +153,7 @@ class _File:
             raise OSError(_DISK_FULL)
         return offset, image.shape
 
-    def get(self, handle: tuple[int, tuple[int, ...]]) -> np.ndarray:
+    def get(self, handle: tuple[int, tuple[int, ...]]) -> Image:
         offset, shape = handle
         data = os.pread(self._file, int(np.prod(shape)), offset)
         return np.frombuffer(data, np.uint8).reshape(shape)

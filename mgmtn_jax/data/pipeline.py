@@ -31,7 +31,7 @@ from mgmtn_jax.data.augmentation import (
     movements,
 )
 from mgmtn_jax.data.cache import Storage, cached
-from mgmtn_jax.data.faces import Faces, FaceSource, OnCorrupt
+from mgmtn_jax.data.faces import Face, Faces, FaceSource, OnCorrupt
 
 # One image is one thread's work here. OpenCV's own threads would only compete with ours.
 cv2.setNumThreads(0)
@@ -217,27 +217,28 @@ def _crops(
     faces: FaceSource, indices: Sequence[int], moves: Float[np.ndarray, "batch 2 3"], size: int
 ) -> Batch:
     """Aligned crops, moved, of the faces at some positions."""
-    count = len(indices)
-    images = np.empty((count, size, size, 3), np.uint8)
-    landmarks = np.empty((count, schema.NUM_LANDMARKS, 2), np.float32)
-    landmarks_valid, index = np.empty(count, np.bool_), np.empty(count, np.int32)
-    attributes = []
-    for row in range(count):
-        # One face at a time: a batch of decoded photographs may not fit the memory.
-        face = faces[indices[row]]
-        matrix = alignment.compose(moves[row], alignment.align(face.landmarks, size))
-        alignment.warp(face.image, matrix, size, out=images[row])
-        landmarks[row] = alignment.transform_points(face.landmarks, matrix)
-        landmarks_valid[row], index[row] = face.landmarks_valid, face.position
-        attributes.append(face.attributes)
+    rows = [faces[index] for index in indices]
+    matrices = alignment.compose(moves, alignment.align(_stack(rows, "landmarks"), size))
+    images = np.empty((len(rows), size, size, 3), np.uint8)
+    for row, wanted in enumerate(rows):
+        face, image = faces.decode(wanted)
+        if face is not wanted:  # Its image is damaged, and another face stands in.
+            rows[row] = face
+            matrices[row] = alignment.compose(moves[row], alignment.align(face.landmarks, size))
+        alignment.warp(image, matrices[row], size, out=images[row])
+    landmarks = alignment.transform_points(_stack(rows, "landmarks"), matrices)
     return {
         "image": images,
-        "landmarks": landmarks,
-        "landmarks_valid": landmarks_valid,
-        "attributes": np.stack(attributes),
-        "valid": np.ones(count, np.bool_),
-        "index": index,
+        "landmarks": landmarks.astype(np.float32),
+        "landmarks_valid": _stack(rows, "landmarks_valid"),
+        "attributes": _stack(rows, "attributes"),
+        "valid": np.ones(len(rows), np.bool_),
+        "index": _stack(rows, "position").astype(np.int32),
     }
+
+
+def _stack(rows: Sequence[Face], field: str) -> np.ndarray:
+    return np.array([getattr(face, field) for face in rows])
 
 
 def _numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count numbers"]:
