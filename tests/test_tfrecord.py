@@ -1,18 +1,31 @@
+"""Sound TFRecord files: framing, order, and the index that is kept beside them."""
+
 import errno
+import logging
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgmtn_jax.data import tfrecord
-from mgmtn_jax.data.tfrecord import CorruptRecordError, TFRecordSource, write_tfrecord
+from mgmtn_jax.data import tfrecord_index
+from mgmtn_jax.data.tfrecord import (
+    CorruptRecordError,
+    TFRecordSource,
+    index_tfrecord,
+    masked_crc32c,
+    write_tfrecord,
+)
+from mgmtn_jax.data.tfrecord_index import FRAME_BYTES, index_path
 
 PAYLOADS = [b"first", b"", b"\x00" * 33, bytes(range(256)), b"last"]
 
@@ -25,33 +38,39 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def whole(path):
-    return path.read_bytes()
+def passes(monkeypatch):
+    """The files that were indexed by a pass over them."""
+    done = []
+
+    def build_index(file):
+        done.append(file.path)
+        return original(file)
+
+    original = tfrecord_index.build_index
+    monkeypatch.setattr(tfrecord_index, "build_index", build_index)
+    return done
 
 
 def test_masked_crc_and_frame_are_the_published_ones(tmp_path):
     # CRC-32C of nine digits is the check value of the algorithm's specification.
     crc = 0xE3069283
-    assert tfrecord.masked_crc32c(b"123456789") == (
-        ((crc >> 15) | (crc << 17)) + 0xA282EAD8 & 0xFFFFFFFF
-    )
+    assert masked_crc32c(b"123456789") == ((crc >> 15) | (crc << 17)) + 0xA282EAD8 & 0xFFFFFFFF
     write_tfrecord(tmp_path / "f", [b"123456789"])
     data = (tmp_path / "f").read_bytes()
     assert struct.unpack("<Q", data[:8]) == (9,)
     assert data[12:21] == b"123456789"
-    assert len(data) == 9 + tfrecord.FRAME_BYTES
+    assert len(data) == 9 + FRAME_BYTES
 
 
-@given(st.lists(st.lists(st.binary(max_size=300), max_size=6), max_size=4))
+@given(st.lists(st.lists(st.binary(max_size=300), max_size=6), max_size=4), st.booleans())
 @settings(deadline=None, max_examples=30)
-def test_several_files_read_back_as_one_sequence(tmp_path_factory, files):
+def test_several_files_read_back_as_one_sequence(tmp_path_factory, files, lengths_known):
     folder = tmp_path_factory.mktemp("shards")
     paths = [folder / str(i) for i in range(len(files))]
     for path, payloads in zip(paths, files, strict=True):
         write_tfrecord(path, payloads)
-    source = TFRecordSource(paths)
+    source = TFRecordSource(paths, list(map(len, files)) if lengths_known else None)
     expected = [payload for payloads in files for payload in payloads]
-    assert source.shard_lengths == [len(payloads) for payloads in files]
     assert len(source) == len(expected)
     assert [source[i] for i in range(len(source))] == expected
     assert [source[i - len(source)] for i in range(len(source))] == expected
@@ -75,10 +94,28 @@ def test_pickled_source_reads_the_same(path):
     assert list(copy) == PAYLOADS
 
 
-def test_threads_share_a_source(tmp_path):
+def test_a_source_leaves_no_file_open(path):
+    before = len(os.listdir("/proc/self/fd"))
+    source = TFRecordSource([path])
+    assert source[0] == PAYLOADS[0]
+    del source
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_is_opened_when_it_is_read(path, passes):
+    source = TFRecordSource([path, path.with_name("not yet")], [len(PAYLOADS), 2])
+    assert len(source) == len(PAYLOADS) + 2
+    assert passes == []
+    assert [source[i] for i in range(len(PAYLOADS))] == PAYLOADS
+    assert passes == [str(path)]
+    with pytest.raises(FileNotFoundError, match="not yet"):
+        source[-1]
+
+
+def test_threads_share_a_source(tmp_path, passes):
     payloads = [os.urandom(200) for _ in range(300)]
     write_tfrecord(tmp_path / "f", payloads)
-    source = TFRecordSource([tmp_path / "f"])
+    source = TFRecordSource([tmp_path / "f"], [300])
     start = threading.Barrier(8)
 
     def read(seed):
@@ -88,46 +125,96 @@ def test_threads_share_a_source(tmp_path):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, range(8)))
+    assert len(passes) == 1
 
 
-@given(st.data())
-@settings(
-    deadline=None,
-    max_examples=150,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # Each example writes all of it.
-)
-def test_every_flipped_bit_is_found_where_it_is(path, whole, data):
-    content = bytearray(whole)
-    position = data.draw(st.integers(0, len(content) - 1))
-    content[position] ^= 1 << data.draw(st.integers(0, 7))
-    path.write_bytes(content)
-    begins = np.cumsum([0] + [len(payload) + tfrecord.FRAME_BYTES for payload in PAYLOADS])
-    damaged = int(np.searchsorted(begins, position, side="right")) - 1
-    with pytest.raises(CorruptRecordError) as caught:
-        list(TFRecordSource([path]))
-    error = caught.value
-    assert (error.path, error.record, error.offset) == (str(path), damaged, begins[damaged])
-    assert str(path) in str(error)
-    assert f"record {damaged} at byte {begins[damaged]}" in str(error)
+def test_a_kept_index_saves_the_pass(path, passes):
+    for _ in range(2):
+        assert list(TFRecordSource([path])) == PAYLOADS
+    assert len(passes) == 1
+    assert sorted(p.name for p in path.parent.iterdir()) == [".a.tfrecord.index", "a.tfrecord"]
 
 
-def test_every_cut_inside_a_record_is_found(path):
-    content = path.read_bytes()
-    begins = tfrecord.index_tfrecord(path).tolist()
-    for size in range(len(content)):
-        path.write_bytes(content[:size])
-        if size in begins:  # A sound, shorter file: schema.open_split compares the counts.
-            assert list(TFRecordSource([path])) == PAYLOADS[: begins.index(size)]
-        else:
-            with pytest.raises(CorruptRecordError, match="ends"):
-                TFRecordSource([path])
+def damaged(data):
+    """What may stand in the place of a kept index, by what is wrong with it."""
+    yield "empty", b""
+    yield "cut", data[:-1]
+    yield "longer", data + b"\0"
+    yield "text", b"faces\n" * 20
+    for byte in range(len(data)):
+        yield f"byte {byte}", data[:byte] + bytes([data[byte] ^ 0x10]) + data[byte + 1 :]
 
 
-def test_a_file_cut_while_open_is_found(path):
+def test_a_damaged_index_is_made_anew(path, passes):
+    TFRecordSource([path])
+    kept = index_path(path)
+    sound = kept.read_bytes()
+    for what, data in damaged(sound):
+        kept.write_bytes(data)
+        passes.clear()
+        assert list(TFRecordSource([path])) == PAYLOADS, what
+        assert passes, what
+        assert kept.read_bytes() == sound, what
+
+
+def test_the_index_of_another_file_is_not_used(path, passes):
+    TFRecordSource([path])
+    # As long as before, and only its time tells.
+    write_tfrecord(path, PAYLOADS[::-1])
+    os.utime(path, ns=(0, 0))
+    assert list(TFRecordSource([path])) == PAYLOADS[::-1]
+    # As old as before, and only its size tells.
+    write_tfrecord(path, PAYLOADS[:3])
+    os.utime(path, ns=(0, 0))
+    assert list(TFRecordSource([path])) == PAYLOADS[:3]
+    assert len(passes) == 3
+
+
+def test_a_record_that_moved_unseen_is_not_taken_for_another(path):
+    TFRecordSource([path])
+    times = path.stat().st_mtime_ns
+    write_tfrecord(path, [PAYLOADS[i] for i in (2, 1, 0, 3, 4)])  # Neither size nor time tell.
+    os.utime(path, ns=(times, times))
     source = TFRecordSource([path])
-    os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(CorruptRecordError, match="shorter"):
-        source[-1]
+    for i, reason in enumerate(("not as long as indexed", "length does not", "length does not")):
+        with pytest.raises(CorruptRecordError, match=f"record {i} at .*{reason}"):
+            source[i]
+    assert [source[3], source[4]] == PAYLOADS[3:]
+
+
+def test_where_no_index_can_be_kept_there_is_none(path, caplog, passes, monkeypatch):
+    monkeypatch.setattr("absl.logging._log_counter_per_token", {})  # Nothing was logged before.
+    index_path(path).mkdir()
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            assert list(TFRecordSource([path])) == PAYLOADS
+    assert len(passes) == 3
+    assert [path.name for path in path.parent.iterdir() if "partial" in path.name] == []
+    (message,) = [m for m in caplog.messages if "no index is kept" in m]
+    assert str(path) in message
+
+
+def test_two_processes_index_the_same_file_at_once(tmp_path):
+    payloads = [b"x" * (i % 50) for i in range(20_000)]
+    write_tfrecord(tmp_path / "f", payloads)
+    # They meet by waiting for each other's file.
+    program = """
+import pathlib, sys
+from mgmtn_jax.data.tfrecord import TFRecordSource
+me, other = map(pathlib.Path, sys.argv[1:])
+me.touch()
+while not other.exists(): pass
+source = TFRecordSource([me.with_name("f")], [20_000])
+assert all(source[i] == b"x" * (i % 50) for i in range(0, 20_000, 7))
+"""
+    a, b = tmp_path / "a", tmp_path / "b"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, *names], cwd=Path(__file__).parents[1])
+        for names in ((a, b), (b, a))
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".f.index", "a", "b", "f"]
+    assert TFRecordSource([tmp_path / "f"])[-1] == payloads[-1]
 
 
 def test_a_corrupt_record_error_crosses_processes():
@@ -141,7 +228,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "f").write_bytes(b"older")
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"No space left on device: .*/f'"):
         write_tfrecord(tmp_path / "f", records())
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f").read_bytes() == b"older"
@@ -150,7 +237,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 def test_indexing_is_one_light_pass(tmp_path):
     write_tfrecord(tmp_path / "f", [b"x" * 1000] * 4000)
     begin = time.thread_time()
-    source = TFRecordSource([tmp_path / "f"])
+    offsets = index_tfrecord(tmp_path / "f")
     # CPU time, about 0.01 s: other programs may be running.
     assert time.thread_time() - begin < 0.5
-    assert len(source) == 4000
+    assert offsets.tolist() == list(range(0, 4001 * 1016, 1016))

@@ -5,6 +5,7 @@ The folder is a TensorFlow Datasets data set: `tfds.builder_from_directory(folde
     features.json, dataset_info.json             what TFDS reads
     faces-SPLIT.tfrecord-00000-of-000NN          the shards of each split
     attributes.json                              attribute names and groups
+    .faces-SPLIT.tfrecord-00000-of-000NN.index   where records begin, kept by who reads them
     rejected.csv, summary.json                   what was left out and why; counts
 
 A record is a `tf.train.Example`. It is packed and unpacked here through the protocol buffer that
@@ -16,7 +17,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -26,7 +28,10 @@ from jaxtyping import Float32, Int64
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.data.tfrecord import CorruptRecordError, TFRecordSource, atomic_file
+from mgmtn_jax.data import storage
+from mgmtn_jax.data.storage import atomic_file
+from mgmtn_jax.data.tfrecord import TFRecordSource
+from mgmtn_jax.data.tfrecord_index import FRAME_BYTES, CorruptRecordError
 
 DATASET_NAME = "faces"
 NUM_LANDMARKS = 68
@@ -38,6 +43,9 @@ LANDMARK_SOURCES: tuple[str, ...] = ("hog", "cnn", "fallback", "given")
 
 YES, NO, UNKNOWN = 1, 0, -1
 """Values of an attribute. Unknown ones count in no loss and no metric."""
+
+OnCorrupt = Literal["raise", "skip"]
+"""What a damaged record is: an error, or left out and counted."""
 
 
 class Record(NamedTuple):
@@ -137,7 +145,7 @@ def write_metadata(
             name=split,
             shard_lengths=list(lengths),
             num_bytes=sum(
-                (folder / shard_name(split, shard, len(lengths))).stat().length
+                storage.stat(folder / shard_name(split, shard, len(lengths)))[0]
                 for shard in range(len(lengths))
             ),
         )
@@ -171,11 +179,7 @@ def split_shard_lengths(data_dir: epath.PathLike) -> dict[str, list[int]]:
     Raises:
       FileNotFoundError: if the folder or its `dataset_info.json` is missing.
     """
-    path = _existing_folder(data_dir) / "dataset_info.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path.parent} is not a finished data set: no {path.name} in it")
-    splits = json.loads(path.read_text())["splits"]
-    return {split["name"]: [int(n) for n in split["shardLengths"]] for split in splits}
+    return {name: _shard_lengths(split) for name, split in _splits(data_dir).items()}
 
 
 def shard_paths(data_dir: epath.PathLike, split: str) -> list[epath.Path]:
@@ -185,34 +189,80 @@ def shard_paths(data_dir: epath.PathLike, split: str) -> list[epath.Path]:
       FileNotFoundError: if the folder is missing or holds no finished data set.
       ValueError: if the data set has no such split.
     """
-    lengths = split_shard_lengths(data_dir)
-    if split not in lengths:
-        raise ValueError(f"{data_dir} has no split {split!r}: it has {', '.join(sorted(lengths))}")
-    count = len(lengths[split])
-    return [epath.Path(data_dir) / shard_name(split, shard, count) for shard in range(count)]
+    return _shard_paths(data_dir, split, len(_shard_lengths(_split(data_dir, split))))
 
 
-def open_split(data_dir: epath.PathLike, split: str) -> TFRecordSource:
-    """Opens a split and compares every shard's number of records with `dataset_info.json`: a file
-    cut between two records is a sound TFRecord file and shows in no other way.
+def open_split(
+    data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt = "raise"
+) -> TFRecordSource:
+    """Opens a split as `dataset_info.json` describes it; its length is the number given there.
+
+    Nothing but the sizes of the shards is looked at, unless their sum is not the one given there.
+
+    Args:
+      data_dir: the data set folder, local or a URL that epath knows.
+      split: its split.
+      on_corrupt: `raise` makes a shard that is too short or too long an error here. `skip` opens
+        it; every record that is lost with it is an error where it is read. A record is itself
+        whatever its place, so the first ones of a file with too many or too few are taken.
 
     Raises:
       FileNotFoundError: if the folder or a shard is missing.
       ValueError: if the data set has no such split.
-      CorruptRecordError: if a shard is damaged or has too few or too many records.
+      CorruptRecordError: if a shard is too short or too long, naming where it is damaged.
     """
-    paths = shard_paths(data_dir, split)
-    source = TFRecordSource(paths)
-    expected = split_shard_lengths(data_dir)[split]
-    for path, found, wanted in zip(paths, source.shard_lengths, expected, strict=True):
-        if found != wanted:
+    if on_corrupt not in get_args(OnCorrupt):
+        raise ValueError(f"on_corrupt must be 'raise' or 'skip', not {on_corrupt!r}")
+    info = _split(data_dir, split)
+    lengths = _shard_lengths(info)
+    paths = _shard_paths(data_dir, split, len(lengths))
+    if storage.is_local(data_dir):
+        sizes = list(map(_shard_size, paths))
+    else:
+        with ThreadPoolExecutor(32) as pool:  # Each waits for an answer from far away.
+            sizes = list(pool.map(_shard_size, paths))
+    source = TFRecordSource(paths, lengths)
+    found, stated = sum(sizes), int(info.get("numBytes", 0))
+    if on_corrupt == "raise" and stated != found:
+        source.verify()
+        # Older folders say nothing, and TFDS's own writers count the payloads alone.
+        if stated not in (0, found - FRAME_BYTES * len(source)):
             raise CorruptRecordError(
-                os.fspath(path),
-                min(found, wanted),
-                path.stat().length,
-                f"the file holds {found} records, dataset_info.json says {wanted}",
+                f"{os.fspath(data_dir)}, split {split!r}",
+                len(source),
+                found,
+                f"the shards end here, dataset_info.json says at byte {stated}",
             )
     return source
+
+
+def _splits(data_dir: epath.PathLike) -> dict[str, dict[str, Any]]:
+    path = _existing_folder(data_dir) / "dataset_info.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path.parent} is not a finished data set: no {path.name} in it")
+    return {split["name"]: split for split in json.loads(path.read_text())["splits"]}
+
+
+def _split(data_dir: epath.PathLike, split: str) -> dict[str, Any]:
+    splits = _splits(data_dir)
+    if split not in splits:
+        raise ValueError(f"{data_dir} has no split {split!r}: it has {', '.join(sorted(splits))}")
+    return splits[split]
+
+
+def _shard_lengths(split: Mapping[str, Any]) -> list[int]:
+    return [int(length) for length in split["shardLengths"]]
+
+
+def _shard_paths(data_dir: epath.PathLike, split: str, count: int) -> list[epath.Path]:
+    return [epath.Path(data_dir) / shard_name(split, shard, count) for shard in range(count)]
+
+
+def _shard_size(path: epath.Path) -> int:
+    try:
+        return storage.stat(path)[0]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"a shard is missing: there is no file {path}") from error
 
 
 def _existing_folder(data_dir: epath.PathLike) -> epath.Path:

@@ -1,0 +1,154 @@
+"""Files are written whole or not at all and read by ranges, here and behind a URL."""
+
+import errno
+import resource
+from concurrent.futures import ThreadPoolExecutor
+
+import fsspec
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from dotted_faces import write_dataset
+from etils import epath
+from etils.epath import gpath
+from etils.epath.testing import mock_epath
+from fsspec.implementations.memory import MemoryFileSystem
+
+from mgmtn_jax.data import pipeline, schema, storage
+from mgmtn_jax.data.storage import RandomAccessFile, atomic_file
+from mgmtn_jax.data.tfrecord import CorruptRecordError, TFRecordSource, write_tfrecord
+
+
+class Bucket(MemoryFileSystem):
+    """Stands in for Google's storage. Files in it share one position, as a reminder to use none."""
+
+    protocol = "gs"
+    store, pseudo_dirs, ranges = {}, [""], []
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("gs://"))
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        self.ranges.append(end - start)
+        return super().cat_file(path, start, end, **kwargs)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """The URL of an empty folder."""
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # Which would serve gs:// itself.
+    for name in ("gs", "gcs"):
+        fsspec.register_implementation(name, Bucket, clobber=True)
+    Bucket.store.clear()
+    Bucket.ranges.clear()
+    return epath.Path("gs://bucket/faces")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(params=["local", "remote"])
+def folder(request, tmp_path, bucket):
+    """An empty folder of either kind."""
+    return epath.Path(tmp_path) if request.param == "local" else bucket
+
+
+def test_a_file_appears_only_when_it_is_whole(folder):
+    (folder / "f").write_bytes(b"older")
+    with pytest.raises(ZeroDivisionError), atomic_file(folder / "f") as file:
+        file.write(b"half" * (1 // 0))
+    assert names(folder) == ["f"]
+    assert (folder / "f").read_bytes() == b"older"
+    with atomic_file(folder / "f") as one, atomic_file(folder / "f") as other:
+        one.write(b"this")
+        other.write(b"that")
+    assert names(folder) == ["f"]
+    assert (folder / "f").read_bytes() == b"this"
+
+
+def test_ranges_are_read_without_a_position(folder):
+    data = bytes(range(256)) * 50
+    (folder / "f").write_bytes(data)
+    file = RandomAccessFile(folder / "f")
+    assert file.size == len(data)
+
+    def check(begin):
+        return file.read(100, begin) == data[begin : begin + 100]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(check, np.random.default_rng(0).integers(0, len(data), 400).tolist()))
+    assert file.read(100, len(data) - 3) == data[-3:]
+
+
+def test_a_missing_file_is_not_found(folder):
+    for use in (RandomAccessFile, storage.stat):
+        with pytest.raises(FileNotFoundError, match="nothing"):
+            use(folder / "nothing")
+
+
+def test_an_unreadable_file_is_named(tmp_path):
+    with pytest.raises(IsADirectoryError, match=tmp_path.name):
+        RandomAccessFile(tmp_path).read(10, 0)
+
+
+@pytest.mark.parametrize("room", [0, 50, 4096])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, room):
+    (tmp_path / "f").write_bytes(b"older")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(OSError, match=r"too large: .*/f'") as caught:
+            write_tfrecord(tmp_path / "f", [b"x" * 1000] * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert names(tmp_path) == ["f"]
+    assert (tmp_path / "f").read_bytes() == b"older"
+
+
+def test_a_data_set_lives_behind_a_url(bucket):
+    write_dataset(bucket, 9)
+    assert set(tfds.builder_from_directory(bucket).info.splits) == {"train"}
+    source = schema.open_split(bucket, "train")
+    assert Bucket.ranges == []
+    assert [schema.parse(data).key for data in source] == [f"face-{i}" for i in range(9)]
+    # One pass over each of the two shards, then the bytes of each record and no others.
+    shards = schema.shard_paths(bucket, "train")
+    assert len(Bucket.ranges) == 2 + 9
+    assert sum(sorted(Bucket.ranges)[:9]) == sum(storage.stat(path)[0] for path in shards)
+
+    Bucket.ranges.clear()
+    batches = pipeline.evaluation_batches(
+        str(bucket), split="train", batch_size=4, image_size=32, num_threads=2
+    )
+    index = np.concatenate([batch["index"] for batch in batches])
+    assert index.tolist() == [*range(9), -1, -1, -1]
+    assert max(Bucket.ranges) < 10_000  # The kept indexes are used.
+
+    (bucket / shards[0].name).write_bytes(shards[0].read_bytes()[:-1])
+    with pytest.raises(CorruptRecordError, match=r"gs://bucket/faces/faces-train.*: record 3 at"):
+        schema.open_split(bucket, "train")
+    shards[0].unlink()
+    with pytest.raises(FileNotFoundError, match=shards[0].name):
+        schema.open_split(bucket, "train")
+
+
+def test_a_storage_that_fsspec_does_not_know(tmp_path):
+    """As with TensorFlow installed: files behind URLs, and nothing but seek and read."""
+
+    def local(path):
+        return str(path).replace("gs://bucket", str(tmp_path))
+
+    def moved(function, path, *args):
+        return function(local(path), *map(local, args))
+
+    functions = dict.fromkeys(("exists", "isdir", "listdir", "stat", "remove", "replace"), moved)
+    payloads = [b"one", b"two" * 99, b""]
+    with mock_epath(open=lambda function, path, mode: function(local(path), mode), **functions):
+        write_tfrecord("gs://bucket/f", payloads)
+        source = TFRecordSource(["gs://bucket/f"])
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(source.__getitem__, [0, 1, 2] * 20)) == payloads * 20
+    assert names(tmp_path) == [".f.index", "f"]
