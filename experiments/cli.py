@@ -12,19 +12,19 @@ from absl import app, logging
 _CHATTY = tuple(f"{os.sep}{package}{os.sep}" for package in ("orbax", "jax", "jaxlib"))
 
 
-def run(command: Callable[[], None]) -> None:
-    """Parses the flags and runs the command.
+def run(command: Callable[..., None], *, arguments: bool = False) -> None:
+    """Parses the flags and runs the command, with what is left of the line if it takes `arguments`.
 
     What a person can mend (a wrong flag, folder or file, a damaged checkpoint, a loss that left the
     numbers) ends with one sentence and exit code 1; `--verbosity=1` adds the traceback.
     """
 
     def main(argv: list[str]) -> None:
-        if len(argv) > 1:
+        if len(argv) > 1 and not arguments:
             raise app.UsageError(f"unexpected argument {argv[1]!r}")
         logging.get_absl_handler().addFilter(_is_ours)
         try:
-            command()
+            command(*argv[1:])
         except (ValueError, OSError, FloatingPointError) as error:
             logging.debug("what was behind it:", exc_info=True)
             sys.exit(f"error: {error}")

@@ -108,7 +108,7 @@ def training_batches(
       CorruptRecordError: a damaged record, from `next` as well.
     """
     local_batch_size = _local_batch_size(batch_size, process_index, process_count)
-    faces = _open_faces(data_dir, split, on_corrupt)
+    faces = open_faces(data_dir, split, on_corrupt)
     make = functools.partial(
         _training_batch,
         faces=cached(faces, cache, augmentation, image_size),
@@ -146,7 +146,7 @@ def evaluation_batches(
     Args and errors are those of `training_batches`.
     """
     local_batch_size = _local_batch_size(batch_size, process_index, process_count)
-    faces = _open_faces(data_dir, split, on_corrupt)
+    faces = open_faces(data_dir, split, on_corrupt)
     padded = math.ceil(len(faces) / batch_size) * batch_size
     batches = (
         grain.MapDataset.range(padded)
@@ -252,7 +252,7 @@ def _numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count numb
     return np.random.Generator(philox).random((count, share))
 
 
-def _open_faces(data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt) -> Faces:
+def open_faces(data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt) -> Faces:
     return Faces(schema.open_split(data_dir, split), f"{data_dir} split {split!r}", on_corrupt)
 
 
