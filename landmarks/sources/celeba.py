@@ -81,13 +81,13 @@ def _read_labels(path: epath.Path) -> tuple[AttributeSet, dict[str, int], np.nda
     """The attributes, the line each image is on, in order, and the labels."""
     is_csv = path.suffix == ".csv"
     rows = csv_rows(path) if is_csv else spaced_rows(path)
-    _, first = next(rows, (1, []))
+    line, first = next(rows, (1, []))
     count = None
     if is_csv:
         if first[:1] != ["image_id"]:
             problem = f"expected columns image_id, ..., found {', '.join(first) or 'none'}"
-            raise LabelError(path, problem, line=1)
-        line, names = 1, first[1:]
+            raise LabelError(path, problem, line=line)
+        names = first[1:]
     else:
         line, names = next(rows, (1, []))
         if line == 1 or len(first) != 1 or not first[0].isdecimal():
@@ -124,10 +124,10 @@ def _read_partition(
     """Image name -> split, for exactly the labelled images."""
     rows = csv_rows(path) if path.suffix == ".csv" else spaced_rows(path)
     if path.suffix == ".csv":
-        _, header = next(rows, (1, []))
+        line, header = next(rows, (1, []))
         if header != ["image_id", "partition"]:
             problem = f"expected columns image_id, partition, found {', '.join(header) or 'none'}"
-            raise LabelError(path, problem, line=1)
+            raise LabelError(path, problem, line=line)
     first_line: dict[str, int] = {}
     parts: dict[str, str] = {}
     split_index = {value: int(value) for value in SPLITS}

@@ -63,17 +63,17 @@ def read_csv(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sourc
     folder = existing_folder(data_dir, "csv")
     path = find(folder, "csv", LABELS)
     rows = csv_rows(path)
-    _, header = next(rows, (1, []))
+    line, header = next(rows, (1, []))
     if header[:2] != ["image", "split"]:
         problem = f"expected columns image, split, ..., found {', '.join(header) or 'none'}"
-        raise LabelError(path, problem, line=1)
+        raise LabelError(path, problem, line=line)
     has_boxes = tuple(header[2:6]) == BOX_COLUMNS
     names = header[6:] if has_boxes else header[2:]
     for name in BOX_COLUMNS:
         if name in names:
             problem = f"a box takes the four columns {', '.join(BOX_COLUMNS)}, right after split"
-            raise LabelError(path, problem, line=1, column=name)
-    attribute_set = attribute_set_of(path, 1, names, _read_groups(folder / GROUPS, names))
+            raise LabelError(path, problem, line=line, column=name)
+    attribute_set = attribute_set_of(path, line, names, _read_groups(folder / GROUPS, names))
 
     keys: list[str] = []
     images: list[str] = []
@@ -99,7 +99,7 @@ def read_csv(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sourc
         images.append(image)
         parts.append(split)
     if not keys:
-        raise LabelError(path, "no face follows the header", line=1)
+        raise LabelError(path, "no face follows the header", line=line)
     folder_of_images = folder / IMAGES
     return Source(
         name="csv",

@@ -134,7 +134,7 @@ def _attribute_names(features: tfds.features.FeaturesDict) -> list[str]:
     is that of the alphabet."""
     if not isinstance(features["image"], tfds.features.Image):
         raise ValueError("feature image is no image")
-    for name, feature in features["attributes"].items():
+    for name, feature in sorted(features["attributes"].items()):
         if feature.np_dtype != np.bool_ or feature.shape:
             raise ValueError(f"feature attributes/{name} is no truth value")
     names = sorted(features["attributes"])

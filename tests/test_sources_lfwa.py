@@ -1,0 +1,114 @@
+"""LFWA's MATLAB files."""
+
+import numpy as np
+import pytest
+from source_layouts import read, write_mat
+
+from landmarks.label_files import LabelError
+
+LABELS = {
+    "AttrName": ["Male", "Smiling"],
+    "name": [r"José_A\José_A_0001.jpg", r"B\B_0001.jpg", r"B\B_0002.jpg"],
+    "label": [[1, 0], [1, 1], [0, 1]],
+}
+INDICES = {
+    "indices_identity_test": [[2]],
+    "indices_identity_train": [[1]],
+    "indices_img_test": [[1]],
+    "indices_img_train": [[3], [2]],
+}
+
+
+@pytest.fixture
+def lfwa(tmp_path):
+    write_mat(tmp_path / "lfw_att_40.mat", **LABELS)
+    write_mat(tmp_path / "indices_train_test.mat", **INDICES)
+    for i, name in enumerate(LABELS["name"]):
+        path = tmp_path / "lfw" / name.replace("\\", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([i]))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "images", ["lfw", "lfw-deepfunneled", "lfw-deepfunneled/lfw-deepfunneled", "images"]
+)
+def test_lfwa(lfwa, images):
+    (lfwa / "lfw").rename(lfwa / "moved")
+    (lfwa / images).parent.mkdir(exist_ok=True)
+    (lfwa / "moved").rename(lfwa / images)
+    source = read("lfwa", lfwa)
+    assert source.attribute_set.names == ("Male", "Smiling")
+    assert source.keys == ["José_A/José_A_0001.jpg", "B/B_0001.jpg", "B/B_0002.jpg"]
+    assert {split: indices.tolist() for split, indices in source.splits.items()} == {
+        "train": [1, 2],
+        "test": [0],
+    }
+    for i, face in enumerate(source.faces(np.arange(3))):
+        data, labels = source.reader(face)
+        assert data == bytes([i])
+        np.testing.assert_array_equal(labels, LABELS["label"][i])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"label": [[1, 0], [1, 2], [0, 1]]}, "label, row 2, column Smiling: 2 is not one of 0, 1"),
+        ({"label": [[1, np.nan], [1, 1], [0, 1]]}, "row 1, column Smiling: nan is not one of"),
+        ({"label": [[1, 0], [1, 1]]}, "label: 2 x 2, but there are 3 image names and 2 attribute"),
+        ({"label": LABELS["name"]}, "variable label: not a matrix of numbers"),
+        ({"label": None}, "variable label: cannot be read: there is no such variable"),
+        ({"AttrName": ["Male"]}, "label: 3 x 2, but there are 3 image names and 1 attribute"),
+        ({"AttrName": ["Male", "Male"]}, "AttrName, index 2: Male came before, at index 1"),
+        ({"AttrName": ["Male", ""]}, "variable AttrName, index 2: not text"),
+        ({"name": [r"B\B.jpg", r"A\A.jpg", r"B\B.jpg"]}, r"name, index 3: B.* came before, at"),
+        ({"name": ["a", "b\0", "c"]}, "variable name, index 2: not text"),
+        ({"name": [[1], [2], [3]]}, "variable name: not a cell array of text"),
+    ],
+)
+def test_labels_that_contradict_each_other_are_located(lfwa, changes, problem):
+    changed = {name: value for name, value in (LABELS | changes).items() if value is not None}
+    write_mat(lfwa / "lfw_att_40.mat", **changed)
+    with pytest.raises(LabelError, match=problem) as caught:
+        read("lfwa", lfwa)
+    assert str(lfwa / "lfw_att_40.mat") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"indices_img_test": [[0]]}, "indices_img_test, index 1: 0 is not one of 1 to 3"),
+        ({"indices_img_test": [[1], [4]]}, "indices_img_test, index 2: 4 is not one of 1 to 3"),
+        ({"indices_img_test": [[1.5]]}, "indices_img_test, index 1: 1.5 is not one of 1 to 3"),
+        ({"indices_img_test": [[1], [2]]}, "image 2 is in indices_img_train already"),
+        ({"indices_img_test": [[1], [1]]}, "image 1 is in indices_img_test already"),
+        ({"indices_img_train": [[2]]}, r"image 3, B.B_0002.jpg, is in none of indices_img_train"),
+        ({"indices_img_train": None}, "indices_img_train: cannot be read: there is no such var"),
+    ],
+)
+def test_splits_that_contradict_the_labels_are_located(lfwa, changes, problem):
+    changed = {name: value for name, value in (INDICES | changes).items() if value is not None}
+    write_mat(lfwa / "indices_train_test.mat", **changed)
+    with pytest.raises(LabelError, match=problem) as caught:
+        read("lfwa", lfwa)
+    assert str(lfwa / "indices_train_test.mat") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["lfw_att_40.mat", "indices_train_test.mat"])
+def test_a_file_that_is_no_matlab_file_is_named(lfwa, name):
+    whole = (lfwa / name).read_bytes()
+    for data, problem in (
+        (b"", "not a MATLAB 7.3 file"),
+        (b"name,label\n", "not a MATLAB 7.3 file"),
+        (whole[:1000], "not a MATLAB 7.3 file"),
+        (b"MATLAB 5.0 MAT-file", "an older MATLAB file: save it with -v7.3"),
+    ):
+        (lfwa / name).write_bytes(data)
+        with pytest.raises(LabelError, match=rf"{name}: {problem}"):
+            read("lfwa", lfwa)
+    (lfwa / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"--source=lfwa needs {name}"):
+        read("lfwa", lfwa)
+    (lfwa / name).mkdir()
+    with pytest.raises(LabelError, match=rf"{name}: cannot be read: Is a directory"):
+        read("lfwa", lfwa)
