@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import pickle
+import resource
 import struct
 import subprocess
 import sys
@@ -182,14 +183,22 @@ def test_a_record_that_moved_unseen_is_not_taken_for_another(path):
     assert [source[3], source[4]] == PAYLOADS[3:]
 
 
-def test_where_no_index_can_be_kept_there_is_none(path, caplog, passes, monkeypatch):
+@pytest.mark.parametrize("obstacle", ["folder of that name", "full disk"])
+def test_where_no_index_can_be_kept_there_is_none(path, caplog, passes, monkeypatch, obstacle):
     monkeypatch.setattr("absl.logging._log_counter_per_token", {})  # Nothing was logged before.
-    index_path(path).mkdir()
-    with caplog.at_level(logging.INFO):
-        for _ in range(3):
-            assert list(TFRecordSource([path])) == PAYLOADS
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if obstacle == "full disk":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    else:
+        index_path(path).mkdir()
+    try:
+        with caplog.at_level(logging.INFO):
+            for _ in range(3):
+                assert list(TFRecordSource([path])) == PAYLOADS
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(passes) == 3
-    assert [path.name for path in path.parent.iterdir() if "partial" in path.name] == []
+    assert not any(".partial" in name for name in os.listdir(path.parent))
     (message,) = [m for m in caplog.messages if "no index is kept" in m]
     assert str(path) in message
 
