@@ -1,4 +1,4 @@
-"""CelebA's images, left in the zip file they come in."""
+"""Images left where they are: in the zip file they come in, or behind a URL."""
 
 import concurrent.futures
 import pickle
@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 from source_layouts import read, write_zip
+from test_storage import bucket  # noqa: F401
 
 NUM_IMAGES = 60
 IMAGES = {f"{i}ö.jpg": bytes([i]) * 500 for i in range(NUM_IMAGES)}
@@ -66,3 +67,20 @@ def test_what_is_no_zip_file_is_named(zipped):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=r"img_align_celeba.zip is not a zip file"):
             read("celeba", zipped)
+
+
+def test_sources_behind_a_url(bucket, tmp_path):  # noqa: F811
+    write_zip(tmp_path / "images.zip", {"1.jpg": b"zipped"})
+    (bucket / "images").mkdir(parents=True)
+    for name, data in {
+        "list_attr_celeba.txt": b"1\nTall\n1.jpg 1\n",
+        "list_eval_partition.txt": b"1.jpg 0\n",
+        "img_align_celeba.zip": (tmp_path / "images.zip").read_bytes(),
+        "attributes.csv": b"image,split,Tall\n1.jpg,train,1\n",
+        "images/1.jpg": b"in a folder",
+    }.items():
+        (bucket / name).write_bytes(data)
+    for name, image in (("celeba", b"zipped"), ("csv", b"in a folder")):
+        source = read(name, bucket)
+        data, labels = pickle.loads(pickle.dumps(source.reader))(source.faces(np.array([0]))[0])
+        assert (data, labels.tolist()) == (image, [1])
