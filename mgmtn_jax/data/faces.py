@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+import math
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from absl import logging
@@ -12,7 +13,6 @@ from mgmtn_jax.data import schema
 from mgmtn_jax.data.images import ImageError, decode_image
 from mgmtn_jax.data.tfrecord import TFRecordSource
 
-OnCorrupt = Literal["raise", "skip"]
 Image = UInt8[np.ndarray, "height width 3"]
 
 
@@ -55,27 +55,30 @@ class Faces:
     Args:
       source: payloads of the split.
       name: names the split in messages.
-      on_corrupt: `raise` ends at the first damaged record; `skip` puts the next intact record in
-        its place, so that the number and order of all others stay what they were.
+      on_corrupt: `raise` ends at the first damaged record; `skip` puts an intact record in its
+        place, so that the number and order of all others stay what they were.
     """
 
-    def __init__(self, source: TFRecordSource, name: str, on_corrupt: OnCorrupt) -> None:
-        if on_corrupt not in ("raise", "skip"):
-            raise ValueError(f"on_corrupt must be 'raise' or 'skip', not {on_corrupt!r}")
+    def __init__(self, source: TFRecordSource, name: str, on_corrupt: schema.OnCorrupt) -> None:
         if len(source) == 0:
             raise ValueError(f"{name} has no records")
         self.corrupt: set[int] = set()
         self._source, self._name, self._on_corrupt = source, name, on_corrupt
+        # From a damaged record to the one that stands in for it: a step that is spread over the
+        # split, because the records behind the damage of a shard are damaged too, and that meets
+        # every record before it comes back.
+        count = len(source)
+        self._step = next(n for n in range(5 * count // 8, 2 * count) if math.gcd(n, count) == 1)
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Face:
-        for position in range(index, index + len(self)):
+        for _ in range(len(self)):
             try:
-                return self._read(position % len(self))
+                return self._read(index)
             except ValueError as error:
-                self._skip(position % len(self), error)
+                index = self._skip(index, error)
         raise ValueError(f"{self._name} has no intact record")
 
     def decode(self, face: Face) -> tuple[Face, Image]:
@@ -84,8 +87,7 @@ class Faces:
                 return face, decode_image(face.stored)
             except ImageError as error:
                 located = ValueError(f"{self._name}: record {face.position}: {error}")
-                self._skip(face.position, located)
-            face = self[(face.position + 1) % len(self)]
+                face = self[self._skip(face.position, located)]
         raise ValueError(f"{self._name} has no intact record")
 
     def _read(self, index: int) -> Face:
@@ -102,10 +104,11 @@ class Faces:
             record.image,
         )
 
-    def _skip(self, index: int, error: ValueError) -> None:
-        """Counts a damaged record, or raises the error."""
+    def _skip(self, index: int, error: ValueError) -> int:
+        """Counts a damaged record and names the one that stands in, or raises the error."""
         if self._on_corrupt == "raise":
             raise error
         if index not in self.corrupt:  # Once a record, not once an epoch.
             self.corrupt.add(index)
             logging.warning("skipped a damaged record, %d so far: %s", len(self.corrupt), error)
+        return (index + self._step) % len(self)

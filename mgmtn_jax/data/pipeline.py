@@ -31,7 +31,8 @@ from mgmtn_jax.data.augmentation import (
     movements,
 )
 from mgmtn_jax.data.cache import Storage, cached
-from mgmtn_jax.data.faces import Face, Faces, FaceSource, OnCorrupt
+from mgmtn_jax.data.faces import Face, Faces, FaceSource
+from mgmtn_jax.data.schema import OnCorrupt
 
 # One image is one thread's work here. OpenCV's own threads would only compete with ours.
 cv2.setNumThreads(0)
@@ -253,7 +254,9 @@ def _numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count numb
 
 
 def open_faces(data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt) -> Faces:
-    return Faces(schema.open_split(data_dir, split), f"{data_dir} split {split!r}", on_corrupt)
+    """The decoded faces of a split; errors are those of `schema.open_split`."""
+    source = schema.open_split(data_dir, split, on_corrupt)
+    return Faces(source, f"{data_dir} split {split!r}", on_corrupt)
 
 
 def _local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
