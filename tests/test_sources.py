@@ -60,15 +60,23 @@ def test_the_official_form_comes_first_and_the_log_says_so(celeba, caplog):
     )
 
 
-def test_the_folders_of_the_authors_download(celeba):
-    for folder, name in (
-        ("Anno", "list_attr_celeba.txt"),
-        ("Eval", "list_eval_partition.txt"),
-        ("Img", "img_align_celeba"),
-    ):
-        (celeba / folder).mkdir()
-        (celeba / name).rename(celeba / folder / name)
-    (celeba / "Img" / "img_align_celeba" / "1.jpg").write_bytes(b"one")
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"img_align_celeba": "img_align_celeba/img_align_celeba"},
+        {
+            "img_align_celeba": "Img/img_align_celeba",
+            "list_attr_celeba.txt": "Anno/list_attr_celeba.txt",
+            "list_eval_partition.txt": "Eval/list_eval_partition.txt",
+        },
+    ],
+)
+def test_nothing_has_to_be_moved_out_of_the_folders_it_comes_in(celeba, places):
+    for name, place in places.items():
+        (celeba / name).rename(celeba / "moved")
+        (celeba / place).parent.mkdir(exist_ok=True)
+        (celeba / "moved").rename(celeba / place)
+    (celeba / places["img_align_celeba"] / "1.jpg").write_bytes(b"one")
     source = read("celeba", celeba)
     assert source.reader(source.faces(np.array([0]))[0])[0] == b"one"
 

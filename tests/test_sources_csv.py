@@ -1,5 +1,6 @@
 """One's own faces, in a table."""
 
+import dataclasses
 import json
 import logging as std_logging
 import math
@@ -73,8 +74,14 @@ def test_an_image_may_have_several_faces(table):
     np.testing.assert_array_equal(source.labels, [[1, 0], [0, -1], [-1, 1]])
     (table / "images" / "a" / "1.jpg").write_bytes(b"one")
     assert source.reader(faces[2])[0] == b"one"
-    limited = source.limited(2)  # The first and the second.
-    assert [face.box for face in limited.faces(np.arange(2))] == [(10, 20, 30.5, 40), None]
+
+
+def test_a_limit_takes_images_and_boxes_along(table):
+    (table / "attributes.csv").write_text(f"{BOXES}c.jpg,train,,,,,0,0\n")
+    limited = read("csv", table).limited(2)  # The first and the third.
+    first, second = limited.faces(np.arange(2))
+    assert (first.key, first.image, first.box) == ("a/1.jpg#1", "a/1.jpg", (10, 20, 30.5, 40))
+    assert (second.key, second.image, second.box) == ("a/1.jpg#2", "a/1.jpg", (-1, 0.5, 8, 9))
 
 
 def test_the_digest_follows_images_and_boxes(table):
@@ -83,6 +90,9 @@ def test_the_digest_follows_images_and_boxes(table):
         (table / "attributes.csv").write_text(text)
         digests |= {read("csv", table).digest() for _ in range(2)}
     assert len(digests) == 4
+    source = read("csv", table)
+    others = dataclasses.replace(source, images=["e.jpg", *source.images[1:]])
+    assert others.digest() != source.digest()
 
 
 @pytest.mark.parametrize(
