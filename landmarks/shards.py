@@ -13,27 +13,27 @@ import csv
 import dataclasses
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
+from jaxtyping import Int64
 
 from landmarks.detector import Detector
 from landmarks.sources import Face, Reader, Source
+from landmarks.work_folder import SUMMARY, WORK_FOLDER
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.data import schema
+from mgmtn_jax.data import schema, storage
 from mgmtn_jax.data.images import ImageError, decode_image
-from mgmtn_jax.data.tfrecord import atomic_file, write_tfrecord
+from mgmtn_jax.data.storage import atomic_file
+from mgmtn_jax.data.tfrecord import write_tfrecord
 
-WORK_FOLDER = ".precompute"
-SETTINGS = "settings.json"
-SUMMARY = "summary.json"
 REJECTED = "rejected.csv"
 
-COUNTS = ("records", "rejected", *schema.LANDMARK_SOURCES)
-"""What the summary counts, for every split and in all."""
+COUNTS = ("records", "rejected", *schema.LANDMARK_SOURCES, "implausible")
+"""What the summary counts, for every split and in all. `implausible` are records, of whatever
+landmark source, whose points were first none of a face and were made anew."""
 
 FACES_PER_SHARD = 500
 MAX_SHARDS = 128
@@ -41,12 +41,12 @@ MAX_SHARDS = 128
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One unit of work: the shard's place in the data set, and its faces."""
+    """One unit of work: a shard's place in the data set, and its faces' places in the source."""
 
     split: str
     shard: int
     num_shards: int
-    faces: Sequence[Face]
+    indices: Int64[np.ndarray, " faces"]
 
     @property
     def name(self) -> str:
@@ -68,15 +68,20 @@ def plan_shards(source: Source, num_shards: int | None) -> list[Shard]:
     for split, indices in source.splits.items():
         count = min(len(indices), max(1, round(num_shards * len(indices) / total)))
         for shard, chosen in enumerate(np.array_split(indices, count)):
-            shards.append(Shard(split, shard, count, source.faces(chosen)))
+            shards.append(Shard(split, shard, count, chosen))
     return shards
 
 
-def make_record(face: Face, reader: Reader, detector: Detector, max_pixels: int) -> schema.Record:
+def make_record(
+    face: Face, reader: Reader, detector: Detector, max_pixels: int
+) -> tuple[schema.Record, bool]:
     """One face, from its source to its record.
 
+    Returns:
+      The record, and whether the points that were first predicted were implausible.
+
     Raises:
-      ImageError: if there is no image that could be trained on.
+      ImageError: if there is no image that could be trained on, or the face is not in it.
     """
     try:
         data, labels = reader(face)
@@ -84,100 +89,74 @@ def make_record(face: Face, reader: Reader, detector: Detector, max_pixels: int)
         raise ImageError(f"the image cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ImageError(f"the image cannot be read: {error}") from error
-    box, landmarks, landmark_source = detector(decode_image(data, max_pixels))
-    return schema.Record(
+    image = decode_image(data, max_pixels)
+    if face.box is not None:
+        _check_inside(face.box, *image.shape[:2])
+    found = detector(image, face.box)
+    record = schema.Record(
         key=face.key,
         image=data,
-        landmarks=landmarks,
-        face_box=box,
-        landmark_source=landmark_source,
+        landmarks=found.landmarks,
+        face_box=found.box,
+        landmark_source=found.landmark_source,
         attributes=np.asarray(labels, np.int64),
     )
+    return record, found.implausible
+
+
+def _check_inside(box: tuple[float, float, float, float], height: int, width: int) -> None:
+    left, top, right, bottom = box
+    if right <= 0 or bottom <= 0 or left >= width - 1 or top >= height - 1:
+        raise ImageError(
+            f"the face's box {left:g}, {top:g}, {right:g}, {bottom:g} lies outside the image of "
+            f"{width}x{height} pixels"
+        )
 
 
 def write_shard(
     out_dir: epath.PathLike,
     shard: Shard,
+    faces: Sequence[Face],
     reader: Reader,
     detector: Detector,
     max_pixels: int,
     on_face: Callable[[], None],
 ) -> None:
-    """Makes one shard, then its sidecar. `on_face` is called after every face."""
+    """Makes one shard of its faces, then its sidecar. `on_face` is called after every face."""
+    counts = dict.fromkeys(COUNTS, 0)
     rejected: list[tuple[str, str]] = []
-    sources = [0] * len(schema.LANDMARK_SOURCES)
 
     def records() -> Iterator[bytes]:
-        for face in shard.faces:
+        for face in faces:
             try:
-                record = make_record(face, reader, detector, max_pixels)
+                record, implausible = make_record(face, reader, detector, max_pixels)
             except ImageError as error:
+                counts["rejected"] += 1
                 rejected.append((face.key, str(error)))
             else:
-                sources[record.landmark_source] += 1
+                counts["records"] += 1
+                counts[schema.LANDMARK_SOURCES[record.landmark_source]] += 1
+                counts["implausible"] += implausible
                 yield schema.serialize(record)
             on_face()
 
     path = epath.Path(out_dir) / shard.name
-    count = write_tfrecord(path, records())
-    sidecar = {
-        "records": count,
-        "bytes": path.stat().length,
-        "landmark_sources": sources,
-        "rejected": rejected,
-    }
+    write_tfrecord(path, records())
+    sidecar = {"counts": counts, "bytes": storage.stat(path)[0], "rejected": rejected}
     with atomic_file(_sidecar_path(out_dir, shard)) as file:
         file.write(json.dumps(sidecar).encode())
 
 
 def read_sidecar(out_dir: epath.PathLike, shard: Shard) -> dict[str, Any] | None:
     """The sidecar of a finished shard, or None if the shard is still to be made."""
-    path, sidecar_path = epath.Path(out_dir) / shard.name, _sidecar_path(out_dir, shard)
-    if not (sidecar_path.exists() and path.exists()):
+    try:
+        sidecar = json.loads(_sidecar_path(out_dir, shard).read_text())
+        size, _ = storage.stat(epath.Path(out_dir) / shard.name)
+    except FileNotFoundError:
         return None
-    sidecar = json.loads(sidecar_path.read_text())
-    return sidecar if sidecar["bytes"] == path.stat().length else None
-
-
-def begin(out_dir: epath.PathLike, settings: Mapping[str, Any]) -> bool:
-    """Claims a folder for a run, new or resumed.
-
-    Args:
-      out_dir: the folder; made if missing.
-      settings: everything that the bytes of the data set depend on.
-
-    Returns:
-      Whether the folder already holds the finished data set of these settings.
-
-    Raises:
-      ValueError: if the folder holds a run of other settings, naming them, or something else.
-    """
-    folder = epath.Path(out_dir)
-    done = (folder / "dataset_info.json").exists()
-    path = folder / SUMMARY if done else folder / WORK_FOLDER / SETTINGS
-    if path.exists():
-        found = json.loads(path.read_text())
-        _compare(folder, found["settings"] if done else found, settings)
-    elif folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and holds no unfinished data set of this program")
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(json.dumps(settings).encode())
-    return done
-
-
-def _compare(folder: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    differing = [
-        f"{name}={old.get(name)!r} there and {new.get(name)!r} here"
-        for name in sorted(set(old) | set(new))
-        if old.get(name) != new.get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"{folder} was begun with other settings: {', '.join(differing)}. "
-            "Choose another --out_dir or delete this one"
-        )
+    # What an older version counted has to be counted anew.
+    current = set(sidecar.get("counts", ())) == set(COUNTS)
+    return sidecar if current and sidecar["bytes"] == size else None
 
 
 def merge(
@@ -192,16 +171,11 @@ def merge(
     writer = csv.writer(rejected, lineterminator="\n")
     writer.writerow(["key", "reason"])
     splits: dict[str, dict[str, int]] = {}
-    for shard in shards:
-        sidecar = read_sidecar(out_dir, shard)
-        if sidecar is None:
-            raise RuntimeError(f"{shard.name} was finished and is gone from {out_dir}")
+    for shard, sidecar in zip(shards, _sidecars(out_dir, shards), strict=True):
         writer.writerows(sidecar["rejected"])
-        counts = splits.setdefault(shard.split, {})
-        numbers = dict(zip(schema.LANDMARK_SOURCES, sidecar["landmark_sources"], strict=True))
-        numbers |= {"records": sidecar["records"], "rejected": len(sidecar["rejected"])}
+        counts = splits.setdefault(shard.split, dict.fromkeys(COUNTS, 0))
         for name in COUNTS:
-            counts[name] = counts.get(name, 0) + numbers[name]
+            counts[name] += sidecar["counts"][name]
     total = {name: sum(counts[name] for counts in splits.values()) for name in COUNTS}
     summary = {"total": total, "splits": splits, "settings": dict(settings)}
     folder = epath.Path(out_dir)
@@ -213,24 +187,19 @@ def merge(
 
 
 def finish(out_dir: epath.PathLike, shards: Sequence[Shard], attribute_set: AttributeSet) -> None:
-    """Turns a folder of finished shards into a data set and removes the work folder."""
-    folder = epath.Path(out_dir)
+    """Turns a folder of finished shards into a data set."""
     lengths: dict[str, list[int]] = {}
+    for shard, sidecar in zip(shards, _sidecars(out_dir, shards), strict=True):
+        lengths.setdefault(shard.split, []).append(sidecar["counts"]["records"])
+    schema.write_metadata(out_dir, attribute_set, lengths)
+
+
+def _sidecars(out_dir: epath.PathLike, shards: Sequence[Shard]) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        sidecar = read_sidecar(folder, shard)
-        assert sidecar is not None
-        lengths.setdefault(shard.split, []).append(sidecar["records"])
-    schema.write_metadata(folder, attribute_set, lengths)
-    clean(folder)
-
-
-def clean(out_dir: epath.PathLike) -> None:
-    """Removes what only an unfinished data set needs, half-written files of killed runs too."""
-    folder = epath.Path(out_dir)
-    for partial in folder.glob(".*.partial"):
-        partial.unlink()
-    if (folder / WORK_FOLDER).exists():
-        shutil.rmtree(folder / WORK_FOLDER)
+        sidecar = read_sidecar(out_dir, shard)
+        if sidecar is None:
+            raise FileNotFoundError(f"{shard.name} was finished and is gone from {out_dir}")
+        yield sidecar
 
 
 def _sidecar_path(out_dir: epath.PathLike, shard: Shard) -> epath.Path:
