@@ -198,7 +198,7 @@ def _sidecars(out_dir: epath.PathLike, shards: Sequence[Shard]) -> Iterator[dict
     for shard in shards:
         sidecar = read_sidecar(out_dir, shard)
         if sidecar is None:
-            raise FileNotFoundError(f"{shard.name} was finished and is gone from {out_dir}")
+            raise FileNotFoundError(f"{shard.name} is missing from {out_dir}")
         yield sidecar
 
 

@@ -106,6 +106,18 @@ def begin(out_dir: epath.PathLike, settings: Mapping[str, Any]) -> bool:
     return done
 
 
+def check(out_dir: epath.PathLike, settings: Mapping[str, Any]) -> None:
+    """Makes sure, on another machine, that this is the folder of a run of these settings.
+
+    Raises:
+      ValueError: if nothing was begun there, or with other settings.
+    """
+    path = epath.Path(out_dir) / WORK_FOLDER / SETTINGS
+    if not path.exists():
+        raise ValueError(f"this worker sees no unfinished data set in {out_dir}")
+    _compare(epath.Path(out_dir), json.loads(path.read_text()), settings)
+
+
 def _is_ours(name: str) -> bool:
     return name == WORK_FOLDER or (name.startswith(".") and name.endswith(".partial"))
 

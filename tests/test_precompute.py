@@ -1,11 +1,9 @@
 """The offline stage as a person runs it: `python -m landmarks.precompute`."""
 
-import concurrent.futures
 import csv
 import io
 import json
 import struct
-import threading
 import zlib
 
 import numpy as np
@@ -26,7 +24,7 @@ from precompute_runs import (
     uninterrupted,
 )
 
-from landmarks import drawn_faces, shards, work_folder
+from landmarks import drawn_faces, shards
 from landmarks.detector import CELEBA_BOX, Detector
 from landmarks.sources import Face, read_csv
 from mgmtn_jax.attributes import CELEBA
@@ -94,67 +92,6 @@ def test_three_array_jobs_at_once_and_a_last_run_make_the_same_data_set(tmp_path
     assert contents(folder) == contents(uninterrupted())
     log = precompute(folder, *flags, "--shard_index=3", status=1)
     assert "--shard_index needs a --shard_count greater than it" in log
-
-
-def test_a_folder_is_held_by_one_run_or_by_array_jobs(tmp_path):
-    folder, settings = tmp_path / "faces", {"seed": 1}
-    with (
-        work_folder.claimed(folder, settings, shared=True),
-        work_folder.claimed(folder, settings, shared=True) as done,
-    ):
-        assert not done
-        with (
-            pytest.raises(ValueError, match=r"another run is writing into .*faces"),
-            work_folder.claimed(folder, settings),
-        ):
-            pass
-    with work_folder.claimed(folder, settings):
-        with (
-            pytest.raises(ValueError, match=r"another run is writing into .*faces"),
-            work_folder.claimed(folder, settings, shared=True),
-        ):
-            pass
-        shards.merge(folder, [], settings)
-        (folder / "dataset_info.json").write_text("{}")
-    work_folder.clean(folder)
-    with work_folder.claimed(folder, settings) as done:
-        assert done
-
-
-def test_of_runs_begun_at_once_those_with_the_first_one_s_settings_go_on(tmp_path):
-    for i in range(20):
-        ready = threading.Barrier(8)
-
-        def begin(seed, folder=tmp_path / str(i), ready=ready):
-            ready.wait()
-            return not work_folder.begin(folder, {"seed": seed})
-
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            begun = [pool.submit(begin, j % 2) for j in range(8)]
-        errors = [future.exception() for future in begun]
-        lost = [isinstance(error, ValueError) for error in errors]
-        assert [error is not None for error in errors] == lost
-        assert lost in ([False, True] * 4, [True, False] * 4)
-
-
-def test_a_run_of_other_settings_is_not_resumed(tmp_path):
-    folder = tmp_path / "faces"
-    settings = {"seed": 1, "limit": 3}
-    assert not work_folder.begin(folder, settings)
-    assert not work_folder.begin(folder, settings)
-    with pytest.raises(ValueError, match=r"seed=1 there and 2 here"):
-        work_folder.begin(folder, settings | {"seed": 2})
-    shards.merge(folder, [], settings)
-    (folder / "dataset_info.json").write_text("{}")
-    assert work_folder.begin(folder, settings)  # Finished.
-    with pytest.raises(ValueError, match=r"seed=1 there and 2 here"):
-        work_folder.begin(folder, settings | {"seed": 2})
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match=r"other is not empty"):
-        work_folder.begin(tmp_path / "other", settings)
-    with pytest.raises(ValueError, match=r"thesis.tex is a file"):
-        work_folder.begin(tmp_path / "other" / "thesis.tex", settings)
 
 
 def test_every_kind_of_image_ends_as_a_record_or_as_a_reason(table, tmp_path):

@@ -1,0 +1,33 @@
+"""The landmark stage as a Beam pipeline."""
+
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from precompute_runs import DRAWN, contents, ended, start, uninterrupted
+
+from landmarks import beam_pipeline, shards, stage
+
+
+def test_two_beam_workers_make_the_same_data_set_as_a_local_run(tmp_path):
+    folder = tmp_path / "faces"
+    beam = ("--", "--direct_num_workers=2", "--direct_running_mode=multi_processing")
+    ended(start(folder, *DRAWN, *beam, module="landmarks.beam_pipeline"))
+    assert contents(folder) == contents(uninterrupted())
+
+
+def test_a_worker_that_sees_another_folder_ends_the_pipeline(tmp_path):
+    task = stage.Task(
+        source="drawn",
+        data_dir=None,
+        out_dir=str(tmp_path),
+        limit=3,
+        seed=5,
+        num_shards=1,
+        detector="hog",
+        upsample=0,
+        max_pixels=10**6,
+    )
+    source = task.read_source()
+    missing = shards.plan_shards(source, 1)
+    with pytest.raises(stage.StageError, match=r"this worker sees no unfinished data set in"):
+        beam_pipeline.make_shards(PipelineOptions([]), task, source, missing)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,107 @@
+"""Which run a folder belongs to, and what becomes of it, here and behind a URL."""
+
+import concurrent.futures
+import threading
+
+import pytest
+from test_storage import bucket  # noqa: F401
+
+from landmarks import shards, stage, work_folder
+
+
+def task(out_dir):
+    return stage.Task(
+        source="drawn",
+        data_dir=None,
+        out_dir=str(out_dir),
+        limit=4,
+        seed=5,
+        num_shards=3,
+        detector="hog",
+        upsample=0,
+        max_pixels=10**6,
+    )
+
+
+def test_a_folder_is_held_by_one_run_or_by_array_jobs(tmp_path):
+    folder, settings = tmp_path / "faces", {"seed": 1}
+    with (
+        work_folder.claimed(folder, settings, shared=True),
+        work_folder.claimed(folder, settings, shared=True) as done,
+    ):
+        assert not done
+        with (
+            pytest.raises(ValueError, match=r"another run is writing into .*faces"),
+            work_folder.claimed(folder, settings),
+        ):
+            pass
+    with work_folder.claimed(folder, settings):
+        with (
+            pytest.raises(ValueError, match=r"another run is writing into .*faces"),
+            work_folder.claimed(folder, settings, shared=True),
+        ):
+            pass
+        shards.merge(folder, [], settings)
+        (folder / "dataset_info.json").write_text("{}")
+    work_folder.clean(folder)
+    with work_folder.claimed(folder, settings) as done:
+        assert done
+
+
+def test_of_runs_begun_at_once_those_with_the_first_one_s_settings_go_on(tmp_path):
+    for i in range(20):
+        ready = threading.Barrier(8)
+
+        def begin(seed, folder=tmp_path / str(i), ready=ready):
+            ready.wait()
+            return not work_folder.begin(folder, {"seed": seed})
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            begun = [pool.submit(begin, j % 2) for j in range(8)]
+        errors = [future.exception() for future in begun]
+        lost = [isinstance(error, ValueError) for error in errors]
+        assert [error is not None for error in errors] == lost
+        assert lost in ([False, True] * 4, [True, False] * 4)
+
+
+def test_a_run_of_other_settings_is_not_resumed(tmp_path):
+    folder = tmp_path / "faces"
+    settings = {"seed": 1, "limit": 3}
+    assert not work_folder.begin(folder, settings)
+    assert not work_folder.begin(folder, settings)
+    with pytest.raises(ValueError, match=r"seed=1 there and 2 here"):
+        work_folder.begin(folder, settings | {"seed": 2})
+    shards.merge(folder, [], settings)
+    (folder / "dataset_info.json").write_text("{}")
+    assert work_folder.begin(folder, settings)  # Finished.
+    with pytest.raises(ValueError, match=r"seed=1 there and 2 here"):
+        work_folder.begin(folder, settings | {"seed": 2})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"other is not empty"):
+        work_folder.begin(tmp_path / "other", settings)
+    with pytest.raises(ValueError, match=r"thesis.tex is a file"):
+        work_folder.begin(tmp_path / "other" / "thesis.tex", settings)
+
+
+def test_a_folder_behind_a_url_gets_the_same_files(bucket, tmp_path):  # noqa: F811
+    for out_dir in (tmp_path / "faces", bucket):
+        here = task(out_dir)
+        source = here.read_source()
+        settings = here.fingerprint(source)
+        detector = here.load_detector(source.fallback_box)
+        plan = shards.plan_shards(source, here.num_shards)
+        with work_folder.claimed(here.out_dir, settings) as done:
+            assert not done
+            for shard in plan:
+                assert shards.read_sidecar(here.out_dir, shard) is None
+                faces = source.faces(shard.indices)
+                arguments = (source.reader, detector, here.max_pixels, lambda: None)
+                shards.write_shard(here.out_dir, shard, faces, *arguments)
+                assert shards.read_sidecar(here.out_dir, shard)
+            shards.merge(here.out_dir, plan, settings)
+            shards.finish(here.out_dir, plan, source.attribute_set)
+        work_folder.clean(here.out_dir)
+        assert work_folder.begin(here.out_dir, settings)
+    remote = {path.name: path.read_bytes() for path in bucket.iterdir()}
+    assert remote == {path.name: path.read_bytes() for path in (tmp_path / "faces").iterdir()}
