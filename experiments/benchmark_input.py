@@ -72,13 +72,23 @@ def figures(setting: Setting, num_batches: int, rounds: int) -> Iterator[dict[st
 
 def _rate(reader: Iterator[Any], setting: Setting, num_batches: int) -> tuple[float, float]:
     """Images a second by the clock and by the processor, after what was made ahead is used up."""
-    for _ in range(setting.num_threads + 2):
+    _wait_for_rest()
+    for _ in range(2 * setting.num_threads + 4):
         next(reader)
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(num_batches):
         next(reader)
     images = num_batches * setting.batch_size
     return images / (time.perf_counter() - wall), images / (time.process_time() - cpu)
+
+
+def _wait_for_rest() -> None:
+    """Until the threads of the other readers have made all that they make ahead."""
+    busy = 1.0
+    while busy > 0.02:
+        wall, cpu = time.perf_counter(), time.process_time()
+        time.sleep(0.2)
+        busy = (time.process_time() - cpu) / (time.perf_counter() - wall)
 
 
 def _pipeline(setting: Setting, cache: Storage) -> Iterator[pipeline.Batch]:
@@ -166,7 +176,7 @@ def _tensorflow(setting: Setting) -> Iterator[Any] | None:
         .repeat()
         .map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
         .batch(setting.batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(setting.num_threads + 2)  # AUTOTUNE hoards while the others are measured.
     )
     return batches.as_numpy_iterator()
 

@@ -60,6 +60,10 @@ def _anchor_weights() -> Float[np.ndarray, "3 68"]:
     return weights
 
 
+# Bytes of an image that is taken whole: cutting out what a crop touches takes longer than giving
+# all of it a fourth channel. Larger ones are cut, also because OpenCV warps no side over 32,767.
+_SMALL = 1 << 19
+
 # Times the landmarks: the two eye centers and the middle of the mouth corners.
 _ANCHORS = _anchor_weights()
 
@@ -84,11 +88,11 @@ def align(landmarks: Float[np.ndarray, "*n 68 2"], size: int) -> Float[np.ndarra
       ValueError: if a point that is used is not finite.
     """
     # Points as complex numbers: a similarity is z -> turn * z + offset.
-    source = (_ANCHORS @ landmarks) @ (1, 1j)
+    source = (_ANCHORS @ landmarks).view(np.complex128)[..., 0]
     if not np.isfinite(source).all():
         raise ValueError("landmarks are not finite")
-    target = np.array(CANONICAL) @ (1, 1j) * size - (0.5 + 0.5j)
-    middle, target_middle = source.mean(-1), target.mean()
+    target = np.array(CANONICAL).view(np.complex128)[:, 0] * size - (0.5 + 0.5j)
+    middle, target_middle = source.sum(-1) / 3, target.sum() / 3
     spokes, target_spokes = source - middle[..., None], target - target_middle
     spread = (np.abs(spokes) ** 2).sum(-1)
     has_size = spread > 1e-4  # A spread under a hundredth of a pixel is rounding, not a face.
@@ -145,24 +149,23 @@ def warp(
     """
     (a, b, x), (c, d, y) = matrix.tolist()
     factor = shrink_factor(math.sqrt(abs(a * d - b * c)))
-    # A large photograph is not averaged as a whole, and OpenCV's limit of 32,767 pixels a side does
-    # not bind.
-    box = touched(matrix, size, factor, image)
-    left, top = box[1].start, box[0].start
-    image, step_x, step_y = average(image[box], factor)
-    # Averaged pixel u is at step_x * u + (step_x - 1) / 2 of the box.
-    left, top = left + (step_x - 1) / 2, top + (step_y - 1) / 2
-    to_crop = np.array(
-        [
-            [a * step_x, b * step_y, a * left + b * top + x],
-            [c * step_x, d * step_y, c * left + d * top + y],
-        ]
-    )
+    if factor > 1 or image.size > _SMALL:
+        box = touched(matrix, size, factor, image)
+        left, top = box[1].start, box[0].start
+        image, step_x, step_y = average(image[box], factor)
+        # Averaged pixel u is at step_x * u + (step_x - 1) / 2 of the box.
+        left, top = left + (step_x - 1) / 2, top + (step_y - 1) / 2
+        matrix = np.array(
+            [
+                [a * step_x, b * step_y, a * left + b * top + x],
+                [c * step_x, d * step_y, c * left + d * top + y],
+            ]
+        )
     # OpenCV 5 warps four channels in half the time of three, to the same pixels; adding a fourth
     # and dropping it costs a fifth of what that saves.
     warped = cv2.warpAffine(
         cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
-        to_crop,
+        matrix,
         (size, size),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,

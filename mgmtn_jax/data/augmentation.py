@@ -33,6 +33,11 @@ class Augmentation:
     saturation: float = 0.0  # distance from the pixel's own gray times 1 - .. 1 + saturation
     erase: float = 0.0  # probability that one rectangle of 2 to 20 % of the crop is painted over
 
+    @property
+    def alters_colors(self) -> bool:
+        """Whether `alter_colors` has anything to do."""
+        return any((self.brightness, self.contrast, self.saturation, self.erase))
+
 
 NO_AUGMENTATION = Augmentation(rotation=0.0, scale=0.0, shift=0.0, flip=False)
 

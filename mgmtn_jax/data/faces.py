@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float32, Int8, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from mgmtn_jax.data import schema
 from mgmtn_jax.data.images import ImageError, decode_image
@@ -30,7 +30,7 @@ class Face(NamedTuple):
     position: int
     landmarks: Float32[np.ndarray, "68 2"]
     landmarks_valid: bool
-    attributes: Int8[np.ndarray, " attributes"]
+    attributes: Int64[np.ndarray, " attributes"]
     stored: Any
 
 
@@ -100,7 +100,7 @@ class Faces:
             index,
             record.landmarks,
             record.landmark_source != schema.FALLBACK,
-            record.attributes.astype(np.int8),
+            record.attributes,
             record.image,
         )
 

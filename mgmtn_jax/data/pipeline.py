@@ -198,8 +198,9 @@ def _training_batch(
     batch = _crops(faces, indices, moves, size)
     del batch["index"]
     batch["landmarks"][flips] = batch["landmarks"][flips][:, alignment.FLIP_INDEX]
-    for image, row in zip(batch["image"], numbers, strict=True):
-        alter_colors(image, row[NUM_MOVEMENT:], augmentation)
+    if augmentation.alters_colors:
+        for image, row in zip(batch["image"], numbers, strict=True):
+            alter_colors(image, row[NUM_MOVEMENT:], augmentation)
     return batch
 
 
@@ -219,20 +220,20 @@ def _crops(
 ) -> Batch:
     """Aligned crops, moved, of the faces at some positions."""
     rows = [faces[index] for index in indices]
-    matrices = alignment.compose(moves, alignment.align(_stack(rows, "landmarks"), size))
+    landmarks = _stack(rows, "landmarks")
+    matrices = alignment.compose(moves, alignment.align(landmarks, size))
     images = np.empty((len(rows), size, size, 3), np.uint8)
     for row, wanted in enumerate(rows):
         face, image = faces.decode(wanted)
         if face is not wanted:  # Its image is damaged, and another face stands in.
-            rows[row] = face
+            rows[row], landmarks[row] = face, face.landmarks
             matrices[row] = alignment.compose(moves[row], alignment.align(face.landmarks, size))
         alignment.warp(image, matrices[row], size, out=images[row])
-    landmarks = alignment.transform_points(_stack(rows, "landmarks"), matrices)
     return {
         "image": images,
-        "landmarks": landmarks.astype(np.float32),
+        "landmarks": alignment.transform_points(landmarks, matrices).astype(np.float32),
         "landmarks_valid": _stack(rows, "landmarks_valid"),
-        "attributes": _stack(rows, "attributes"),
+        "attributes": _stack(rows, "attributes").astype(np.int8),
         "valid": np.ones(len(rows), np.bool_),
         "index": _stack(rows, "position").astype(np.int32),
     }
@@ -248,8 +249,8 @@ def _numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count numb
     They are one sequence, of which each place owns its share: Philox jumps to any part of it.
     """
     share = NUM_MOVEMENT + NUM_COLOR
-    philox = np.random.Philox(seed)
-    philox.advance(first * share // 4)  # It makes four numbers at a step, and 16 are a share.
+    # It makes four numbers a count, and 16 are a share.
+    philox = np.random.Philox(key=seed, counter=first * share // 4)
     return np.random.Generator(philox).random((count, share))
 
 
