@@ -1,164 +1,216 @@
 """ResNet trunks (He et al. 2015, v1.5) that return the feature map of every stage.
 
 v1.5 puts the stride of a bottleneck on its 3x3 convolution, as torchvision's and timm's weights do.
+The D form (He et al. 2018, "Bag of Tricks") has a stem of three 3x3 convolutions for one of 7x7,
+and averages where a shortcut would skip three pixels of four.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-FLOAT32 = jnp.dtype(jnp.float32)
-HE_NORMAL = jax.nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+from mgmtn_jax.models.layers import FLOAT32, ConvNorm, max_pool_3x3
 
 
-def max_pool_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The maximum of each 3x3 neighborhood at stride 2, padded by one cell.
+class AverageConvNorm(ConvNorm):
+    """2x2 averages at stride 2, then a 1x1 convolution: the D form's shortcut between stages."""
 
-    Written as two one-dimensional maxima because the gradient of XLA's windowed maximum
-    (select-and-scatter) takes a sixth of a small network's whole step on a CPU, four times this.
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+        # The last window of an odd side holds one row or column, and is the mean of what it holds.
+        padding = [(0, size % 2) for size in x.shape[1:3]]
+        means = nnx.avg_pool(x, (2, 2), (2, 2), padding, count_include_pad=False)
+        return super().__call__(means.astype(x.dtype), train=train)
+
+
+class Block(nnx.Module):
+    """What all residual blocks share: their constructor's arguments and the shortcut.
+
+    Attributes:
+      expansion: output channels for each of the constructor's `channels`.
     """
-    for axis in (1, 2):
-        size = x.shape[axis]
-        pads = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
-        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
-        windows = [
-            jax.lax.slice_in_dim(padded, start, start + size, stride=2, axis=axis)
-            for start in range(3)
-        ]
-        x = functools.reduce(jnp.maximum, windows)
-    return x
 
-
-class ConvNorm(nnx.Module):
-    """Convolution without bias, then BatchNorm with float32 statistics."""
+    expansion: ClassVar[int]
 
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
+        channels: int,
+        stride: int,
         *,
-        zero_scale: bool = False,
+        average: bool,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        padding = kernel_size // 2  # PyTorch's padding, so that published weights fit
-        self.conv = nnx.Conv(
-            in_channels,
-            out_channels,
-            (kernel_size, kernel_size),
-            strides=stride,
-            padding=padding,
-            use_bias=False,
-            kernel_init=HE_NORMAL,
-            dtype=dtype,
-            rngs=rngs,
-        )
-        scale_init = nnx.initializers.zeros if zero_scale else nnx.initializers.ones
-        self.norm = nnx.BatchNorm(
-            out_channels, momentum=0.9, epsilon=1e-5, scale_init=scale_init, dtype=dtype, rngs=rngs
-        )
+        """Args:
+        in_channels: of the input.
+        channels: of the block's 3x3 convolution.
+        stride: 1 or 2.
+        average: whether a shortcut of stride 2 averages (the D form) or takes every other pixel.
+        dtype: of the computation.
+        """
+        layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
+        out_channels = channels * self.expansion
+        self.shortcut: ConvNorm | None
+        if average and stride == 2:
+            self.shortcut = AverageConvNorm(in_channels, out_channels, 1, dtype=dtype, rngs=rngs)
+        elif stride == 2 or in_channels != out_channels:
+            self.shortcut = layer(in_channels, out_channels, 1, stride)
+        else:
+            self.shortcut = None
 
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
-        return self.norm(self.conv(x), use_running_average=not train)
+    def add_shortcut(
+        self, x: Float[Array, "b h w c"], y: Float[Array, "b h2 w2 d"], *, train: bool
+    ) -> Float[Array, "b h2 w2 d"]:
+        """The block's output, relu(shortcut(x) + y), from its input x and its last layer's y.
+
+        The last layer's BatchNorm begins with a scale of zero (Goyal et al. 2017): each block is
+        the identity at first, which steadies early training.
+        """
+        if self.shortcut is not None:
+            x = self.shortcut(x, train=train)
+        return jax.nn.relu(x + y)
 
 
-class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions and a shortcut (ResNet-18 and 34)."""
+class BasicBlock(Block):
+    """Two 3x3 convolutions (ResNet-18 and 34)."""
 
     expansion = 1
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        *,
+        average: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
         layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
         self.conv1 = layer(in_channels, channels, 3, stride)
-        # A zero scale makes each block the identity at first, which steadies early training.
         self.conv2 = layer(channels, channels, 3, zero_scale=True)
-        self.shortcut = (
-            layer(in_channels, channels, 1, stride)
-            if stride != 1 or in_channels != channels
-            else None
-        )
+        super().__init__(in_channels, channels, stride, average=average, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
         y = jax.nn.relu(self.conv1(x, train=train))
-        y = self.conv2(y, train=train)
-        if self.shortcut is not None:
-            x = self.shortcut(x, train=train)
-        return jax.nn.relu(x + y)
+        return self.add_shortcut(x, self.conv2(y, train=train), train=train)
 
 
-class BottleneckBlock(nnx.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut (ResNet-50 and 101)."""
+class BottleneckBlock(Block):
+    """1x1, 3x3 and 1x1 convolutions (ResNet-50 and 101)."""
 
     expansion = 4
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        *,
+        average: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
         layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
-        out_channels = channels * self.expansion
         self.conv1 = layer(in_channels, channels, 1)
         self.conv2 = layer(channels, channels, 3, stride)
-        self.conv3 = layer(channels, out_channels, 1, zero_scale=True)
-        self.shortcut = (
-            layer(in_channels, out_channels, 1, stride)
-            if stride != 1 or in_channels != out_channels
-            else None
-        )
+        self.conv3 = layer(channels, channels * self.expansion, 1, zero_scale=True)
+        super().__init__(in_channels, channels, stride, average=average, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
         y = jax.nn.relu(self.conv1(x, train=train))
         y = jax.nn.relu(self.conv2(y, train=train))
-        y = self.conv3(y, train=train)
-        if self.shortcut is not None:
-            x = self.shortcut(x, train=train)
-        return jax.nn.relu(x + y)
+        return self.add_shortcut(x, self.conv3(y, train=train), train=train)
 
 
-BLOCKS: dict[str, tuple[type[BasicBlock] | type[BottleneckBlock], Sequence[int]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (BottleneckBlock, (3, 4, 6, 3)),
-    "resnet101": (BottleneckBlock, (3, 4, 23, 3)),
+class DeepStem(nnx.Module):
+    """Three 3x3 convolutions, the first of stride 2; the last one's ReLU is the caller's."""
+
+    def __init__(self, channels: tuple[int, int, int], *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
+        self.conv1 = layer(3, channels[0], 3, 2)
+        self.conv2 = layer(channels[0], channels[1], 3)
+        self.conv3 = layer(channels[1], channels[2], 3)
+
+    def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+        x = jax.nn.relu(self.conv1(x, train=train))
+        x = jax.nn.relu(self.conv2(x, train=train))
+        return self.conv3(x, train=train)
+
+
+STANDARD_WIDTH = 64
+
+
+class Variant(NamedTuple):
+    """One row of a table of trunks.
+
+    Attributes:
+      block: the kind of block.
+      depths: number of blocks in each of the four stages.
+      deep_stem: channels of the three convolutions of a D form's stem, at the standard width; None
+        for the plain form.
+    """
+
+    block: type[Block]
+    depths: tuple[int, int, int, int]
+    deep_stem: tuple[int, int, int] | None = None
+
+
+BLOCKS: dict[str, Variant] = {
+    "resnet18": Variant(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Variant(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Variant(BottleneckBlock, (3, 4, 6, 3)),
+    "resnet101": Variant(BottleneckBlock, (3, 4, 23, 3)),
+    "resnet18d": Variant(BasicBlock, (2, 2, 2, 2), (32, 32, 64)),
+    "resnet34d": Variant(BasicBlock, (3, 4, 6, 3), (32, 32, 64)),
+    "resnet50d": Variant(BottleneckBlock, (3, 4, 6, 3), (32, 32, 64)),
+    "resnet101d": Variant(BottleneckBlock, (3, 4, 23, 3), (32, 32, 64)),
 }
-"""Trunk name -> its block and the number of blocks in each of the four stages."""
+"""Trunk name, as in torchvision and timm -> what it is made of."""
 
 
 class ResNet(nnx.Module):
-    """A trunk: a 7x7 stem of stride 2, max-pooling, then four stages of strides 4, 8, 16 and 32.
+    """A trunk: a stem of stride 2, max-pooling, then four stages of strides 4, 8, 16 and 32.
 
     Attributes:
       channels: channels of C2, C3, C4 and C5.
       strides: their strides in input pixels.
     """
 
+    blocks: ClassVar[Mapping[str, Variant]] = BLOCKS
     strides = (4, 8, 16, 32)
 
-    def __init__(self, name: str, *, width: int = 64, dtype: jnp.dtype = FLOAT32, rngs: nnx.Rngs):
+    def __init__(
+        self, name: str, *, width: int = STANDARD_WIDTH, dtype: jnp.dtype = FLOAT32, rngs: nnx.Rngs
+    ):
         """Args:
-        name: a key of `BLOCKS`.
-        width: channels of the stem; 64 is the standard network, 32 one of half the width.
+        name: a key of `blocks`.
+        width: channels of a plain stem; 64 is the standard network, 32 one of half the width.
         dtype: of the computation; parameters and BatchNorm statistics stay float32.
         """
-        block, depths = BLOCKS[name]
-        self.stem = ConvNorm(3, width, 7, 2, dtype=dtype, rngs=rngs)
+        block, depths, deep_stem = self.blocks[name]
+        self.stem: ConvNorm | DeepStem
+        if deep_stem is None:
+            in_channels = width
+            self.stem = ConvNorm(3, width, 7, 2, dtype=dtype, rngs=rngs)
+        else:
+            first, second, in_channels = (c * width // STANDARD_WIDTH for c in deep_stem)
+            self.stem = DeepStem((first, second, in_channels), dtype=dtype, rngs=rngs)
+        make_block = functools.partial(block, average=deep_stem is not None, dtype=dtype, rngs=rngs)
         self.channels = tuple(width * 2**stage * block.expansion for stage in range(4))
         stages = []
-        in_channels = width
         for stage, depth in enumerate(depths):
             blocks = []
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(in_channels, width * 2**stage, stride, dtype=dtype, rngs=rngs))
+                blocks.append(make_block(in_channels, width * 2**stage, stride))
                 in_channels = self.channels[stage]
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
