@@ -1,0 +1,39 @@
+"""The same weights and image on both sides of a golden file, from NumPy alone.
+
+Only bit generators promise the same numbers in every version of NumPy, so their raw integers are
+scaled by hand.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def uniform(name: str, shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
+    """float32 numbers in low..high that depend on the name alone."""
+    bits = np.random.PCG64(zlib.crc32(name.encode())).random_raw(int(np.prod(shape)))
+    return (low + (high - low) * (bits >> 40).astype(np.float32) / 2**24).reshape(shape)
+
+
+def random_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Weights by PyTorch's names, as spread as a trained network's; BatchNorm's statistics too."""
+    weights = {}
+    for name, shape in shapes.items():
+        if name.endswith("num_batches_tracked"):
+            weights[name] = np.zeros(shape, np.int64)
+        elif name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
+            weights[name] = uniform(name, shape, 0.5, 1.5)
+        elif len(shape) > 1:
+            limit = (3 / np.prod(shape[1:])) ** 0.5  # variance 1 / fan_in
+            weights[name] = uniform(name, shape, -limit, limit)
+        else:
+            weights[name] = uniform(name, shape, -0.3, 0.3)
+    return weights
+
+
+def random_image() -> np.ndarray:
+    """(1, 72, 56, 3): sides that are odd from stage to stage, where ways of padding differ."""
+    return uniform("image", (1, 72, 56, 3), -2, 2)
