@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from mgmtn_jax import losses, regions
-from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax import losses
 from mgmtn_jax.models import functional
-from mgmtn_jax.models.mgmtn import MGMTN, GlobalNetwork
-from mgmtn_jax.models.resnet import BLOCKS, ResNet
+from mgmtn_jax.models.aml import MASK_PARTS, Landmarks, draw_masks
+from mgmtn_jax.models.build import network_builder as network_builder  # offered here too
 
 State = dict[str, Any]
 """step int32, params, batch_stats, opt_state. The key of a step's dropout is a function of
@@ -34,66 +32,56 @@ def normalize(images: UInt8[Array, "b s s 3"], dtype: jnp.dtype) -> Float[Array,
     return scaled.astype(dtype)
 
 
-def target_masks(
-    landmarks: Float[Array, "b 68 2"], image_size: int, mask_size: int
-) -> Bool[Array, "b m m 8"]:
-    """The regions of each face, drawn inside the step: see `regions.rasterize`."""
-    draw = functools.partial(regions.rasterize, image_size=image_size, mask_size=mask_size)
-    return jax.vmap(draw)(landmarks)
+class Schedule(NamedTuple):
+    """What depends on the step.
 
-
-def network_builder(
-    config: ml_collections.ConfigDict, attributes: AttributeSet
-) -> Callable[[nnx.Rngs], nnx.Module]:
-    """The constructor call that `config.model` describes.
-
-    Raises:
-      ValueError: for an unknown name, with the known ones.
+    Attributes:
+      learning_rate: as a function of the step.
+      mask_only_steps: length of the first of two stages; 0 unless `model.mask_training` is
+        two_stage.
     """
-    model, dtype = config.model, jnp.dtype(config.model.dtype)
-    if model.trunk not in BLOCKS:
-        raise ValueError(f"model.trunk={model.trunk!r} is not one of {', '.join(BLOCKS)}")
-    if model.name not in ("mgmtn", "global"):
-        raise ValueError(f"model.name={model.name!r} is not one of mgmtn, global")
 
-    def build(rngs: nnx.Rngs) -> nnx.Module:
-        trunk = ResNet(model.trunk, width=model.width, dtype=dtype, rngs=rngs)
-        if model.name == "global":
-            return GlobalNetwork(trunk, attributes, dropout=model.dropout, rngs=rngs)
-        return MGMTN(
-            trunk,
-            attributes,
-            image_size=config.data.image_size,
-            mask_width=model.mask_width,
-            group_width=model.group_width,
-            dropout=model.dropout,
-            dtype=dtype,
-            rngs=rngs,
-        )
-
-    return build
+    learning_rate: optax.Schedule
+    mask_only_steps: int
 
 
 def create_optimizer(
     config: ml_collections.ConfigDict, num_steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> tuple[optax.GradientTransformation, Schedule]:
     """AdamW or SGD under a linear warm-up and a cosine decay to zero.
 
-    Weight decay leaves biases and BatchNorm alone: only kernels have more than one axis.
+    Weight decay leaves biases and BatchNorm alone: only kernels have more than one axis. Two stages
+    are two trainings, each with its own warm-up and decay: masks are frozen when they have settled,
+    and what has not moved so far starts slowly.
 
     Returns:
-      The optimizer, and its learning rate as a function of the step.
+      The optimizer and its schedule.
 
     Raises:
-      ValueError: for an unknown name.
+      ValueError: for an unknown name, or a stage without a step.
     """
     optimizer = config.optimizer
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=optimizer.learning_rate / 100,
-        peak_value=optimizer.learning_rate,
-        warmup_steps=round(optimizer.warmup_fraction * num_steps),
-        decay_steps=max(num_steps, 1),
-    )
+
+    def cosine(steps: int) -> optax.Schedule:
+        return optax.warmup_cosine_decay_schedule(
+            init_value=optimizer.learning_rate / 100,
+            peak_value=optimizer.learning_rate,
+            warmup_steps=round(optimizer.warmup_fraction * steps),
+            decay_steps=max(steps, 1),
+        )
+
+    mask_only_steps = 0
+    schedule = cosine(num_steps)
+    if config.model.mask_training == "two_stage":
+        fraction = config.loss.mask_only_fraction
+        mask_only_steps = round(fraction * num_steps)
+        if not 0 < mask_only_steps < num_steps:
+            raise ValueError(
+                f"loss.mask_only_fraction={fraction} of {num_steps} steps leaves one of the two "
+                "stages without a step"
+            )
+        stages = [cosine(mask_only_steps), cosine(num_steps - mask_only_steps)]
+        schedule = optax.join_schedules(stages, [mask_only_steps])
 
     def kernels(params: functional.Variables) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
@@ -107,7 +95,27 @@ def create_optimizer(
         )
     else:
         raise ValueError(f"optimizer.name={optimizer.name!r} is not one of adamw, sgd")
-    return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), update), schedule
+    update = optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), update)
+    if mask_only_steps:
+        # Gradients, so that clipping sees those that count; updates, for momentum and decay.
+        freeze = _freeze(MASK_PARTS[config.model.masks], mask_only_steps)
+        update = optax.chain(freeze, update, freeze)
+    return update, Schedule(schedule, mask_only_steps)
+
+
+def _freeze(mask_parts: Sequence[str], mask_only_steps: int) -> optax.GradientTransformation:
+    """Zeroes what each of two stages leaves alone: all but the mask parts, then the mask parts."""
+
+    def chosen(params: functional.Variables) -> dict[str, bool]:
+        return {name: name in mask_parts for name in params}
+
+    def others(params: functional.Variables) -> dict[str, bool]:
+        return {name: name not in mask_parts for name in params}
+
+    return optax.chain(
+        optax.masked(optax.scale_by_schedule(lambda step: step < mask_only_steps), chosen),
+        optax.masked(optax.scale_by_schedule(lambda step: step >= mask_only_steps), others),
+    )
 
 
 def init_state(
@@ -128,7 +136,7 @@ def init_state(
 def make_train_step(
     network: functional.Network,
     optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
+    schedule: Schedule,
     config: ml_collections.ConfigDict,
 ) -> Callable[[State, dict[str, jax.Array]], tuple[State, dict[str, jax.Array]]]:
     """Returns `train_step(state, batch) -> (state, scalars)`, pure and ready for `jax.jit`."""
@@ -139,21 +147,24 @@ def make_train_step(
         params: functional.Variables,
         batch_stats: functional.Variables,
         batch: dict[str, jax.Array],
-        dropout_key: jax.Array,
+        step: jax.Array,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], functional.Variables]]:
         outputs, batch_stats = network(
             params,
             batch_stats,
             normalize(batch["image"], dtype),
+            Landmarks(batch["landmarks"], batch["landmarks_valid"]),
             train=True,
-            dropout_key=dropout_key,
+            dropout_key=jax.random.fold_in(jax.random.key(seed), step),
         )
         scalars = {
             "attribute_loss": losses.attribute_loss(outputs.attribute_logits, batch["attributes"])
         }
         loss = scalars["attribute_loss"]
+        if schedule.mask_only_steps:
+            loss *= step >= schedule.mask_only_steps
         if outputs.mask_logits is not None:
-            masks = target_masks(batch["landmarks"], image_size, outputs.mask_logits.shape[1])
+            masks = draw_masks(batch["landmarks"], image_size, outputs.mask_logits.shape[1])
             scalars["mask_loss"] = losses.mask_loss(
                 outputs.mask_logits, masks, batch["landmarks_valid"]
             )
@@ -164,13 +175,12 @@ def make_train_step(
         return loss, ({"loss": loss, **scalars}, batch_stats)
 
     def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, dict]:
-        dropout_key = jax.random.fold_in(jax.random.key(seed), state["step"])
         grads, (scalars, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-            state["params"], state["batch_stats"], batch, dropout_key
+            state["params"], state["batch_stats"], batch, state["step"]
         )
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         scalars["grad_norm"] = optax.tree.norm(grads)
-        scalars["learning_rate"] = schedule(state["step"])
+        scalars["learning_rate"] = schedule.learning_rate(state["step"])
         return {
             "step": state["step"] + 1,
             "params": optax.apply_updates(state["params"], updates),
@@ -186,7 +196,7 @@ def make_eval_step(
 ) -> Callable[[functional.Variables, functional.Variables, dict[str, jax.Array]], dict]:
     """Returns `eval_step(params, batch_stats, batch) -> dict`, pure and ready for `jax.jit`.
 
-    The dict holds `probabilities` (b, A); for networks with masks also `masks` (b, M, M, 8)
+    The dict holds `probabilities` (b, A); for networks that predict masks also `masks` (b, M, M, 8)
     probabilities, and per face and region the cells in `intersection` and `union` (b, 8) with the
     drawn regions, zero where the landmarks are a guess or the row is padding. `attributes`, `index`
     and `valid` come back as they were, so that they stay beside their rows on every process.
@@ -198,12 +208,17 @@ def make_eval_step(
         batch_stats: functional.Variables,
         batch: dict[str, jax.Array],
     ) -> dict[str, jax.Array]:
-        outputs, _ = network(params, batch_stats, normalize(batch["image"], dtype))
+        outputs, _ = network(
+            params,
+            batch_stats,
+            normalize(batch["image"], dtype),
+            Landmarks(batch["landmarks"], batch["landmarks_valid"]),
+        )
         result = {"probabilities": jax.nn.sigmoid(outputs.attribute_logits)}
         result |= {name: batch[name] for name in ("attributes", "index", "valid") if name in batch}
         if outputs.mask_logits is not None:
             predicted = outputs.mask_logits > 0
-            drawn = target_masks(batch["landmarks"], image_size, predicted.shape[1])
+            drawn = draw_masks(batch["landmarks"], image_size, predicted.shape[1])
             counted = batch["landmarks_valid"][:, None]
             result["masks"] = jax.nn.sigmoid(outputs.mask_logits)
             result["intersection"] = (predicted & drawn).sum((1, 2)) * counted

@@ -27,16 +27,20 @@ def get_config() -> ml_collections.ConfigDict:
     augmentation.erase = 0.0  # probability of one painted-over rectangle
 
     config.model = model = ml_collections.ConfigDict()
-    model.name = "mgmtn"  # mgmtn | global: the same trunk, pooled C5, one linear layer
-    model.trunk = "resnet18"  # resnet18 | resnet34 | resnet50 | resnet101
+    model.name = "mgmtn"  # mgmtn | global | global_multiscale: see mgmtn_jax.models.mgmtn
+    model.trunk = "resnet18"  # see mgmtn_jax.models.trunks
     model.width = 64  # channels of the stem: 64 is the standard network
     model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters stay float32
-    model.mask_width = 32  # channels of the mask decoder (AML)
+    model.masks = "fcn"  # fcn | unet | oracle | uniform: see mgmtn_jax.models.aml
+    model.mask_training = "stop_gradient"  # stop_gradient | joint | two_stage, of fcn and unet
+    model.mask_width = 32  # channels of the mask decoder; of a U-Net's first level
+    model.fusion = "concat"  # concat | add | gated | attention | none: mgmtn_jax.models.fusion
     model.group_width = 32  # channels of a group feature at each of three scales (G2FF)
     model.dropout = 0.2  # share of each head's input that training drops
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.mask_weight = 0.5  # of the mask loss beside the attribute loss
+    loss.mask_only_fraction = 0.3  # of all steps, for the first of two stages
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "adamw"  # adamw | sgd

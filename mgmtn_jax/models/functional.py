@@ -15,6 +15,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mgmtn_jax.models.aml import Landmarks
 from mgmtn_jax.models.mgmtn import Outputs
 
 Variables = dict[str, Any]
@@ -52,6 +53,7 @@ class Network:
         params: Variables,
         batch_stats: Variables,
         images: Float[Array, "b s s 3"],
+        landmarks: Landmarks | None = None,
         *,
         train: bool = False,
         dropout_key: jax.Array | None = None,
@@ -62,6 +64,7 @@ class Network:
           params: as `init` returned them, or their update.
           batch_stats: BatchNorm's running means and variances.
           images: normalized pixels.
+          landmarks: needed by oracle masks alone.
           train: use the batch's own statistics, update the running ones, and drop units.
           dropout_key: needed by `train`.
 
@@ -70,7 +73,7 @@ class Network:
         """
         module = nnx.merge(self.graphdef, _to_state(params), _to_state(batch_stats))
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
-        outputs = module(images, train=train, rngs=rngs)
+        outputs = module(images, landmarks, train=train, rngs=rngs)
         return outputs, _to_dict(nnx.state(module, nnx.BatchStat))
 
 

@@ -2,7 +2,9 @@
 
 Stated: group features and global features are combined before classification. Reported: the
 feature of group j at scale i is `Gr^j_i = resize(P_j; F_i) (x) F_i`, the element-wise product of
-the feature map with the group's mask. The pooling, the fusion formula and the heads are ours.
+the feature map with the group's mask, at three scales. The choice of stages by grid, the
+convolutions before the product, the pooling after it, the fusion formulas (`models.fusion`) and the
+heads are ours.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mgmtn_jax.models.resnet import ConvNorm
+from mgmtn_jax.models.fusion import FUSIONS
+from mgmtn_jax.models.layers import ConvNorm
 
 FINEST_GRID = 28
 """Cells a side of the finest fused map. The grid decides, not the stage's name: 28, 14 and 7 cells
@@ -50,18 +53,21 @@ def masked_pool(
 
 
 class G2FF(nnx.Module):
-    """The concat form: the group's features at three scales beside the whole global feature.
+    """Group features at three scales, and their fusion with the global feature.
 
     At each fused stage: 1x1 convolution to `width` channels, 3x3 convolution, masked pooling. The
-    K x (3 * 2 * width) group features are joined by the global feature, average-pooled C5 with all
-    its channels, which is the same for every group.
+    three results, `3 * 2 * width` channels in all, are the group's feature p_j. The global feature
+    g is the average-pooled C5 with all its channels, the same for every group: a narrow one costs
+    the attributes of the whole face. `FUSIONS` has the formulas of z_j.
     """
 
     def __init__(
         self,
         in_channels: Sequence[int],
         global_channels: int,
+        num_groups: int,
         *,
+        fusion: str,
         width: int,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -69,8 +75,10 @@ class G2FF(nnx.Module):
         """Args:
         in_channels: channels of the three fused stages.
         global_channels: channels of C5.
+        num_groups: K, the number of heads.
+        fusion: a key of `FUSIONS`.
         width: channels of each scale's group feature.
-        dtype: of the computation.
+        dtype: of the computation; the fusion's is float32.
         """
         self.reduce = nnx.List(
             [ConvNorm(channels, width, 1, dtype=dtype, rngs=rngs) for channels in in_channels]
@@ -78,7 +86,9 @@ class G2FF(nnx.Module):
         self.refine = nnx.List(
             [ConvNorm(width, width, 3, dtype=dtype, rngs=rngs) for _ in in_channels]
         )
-        self.out_channels = len(in_channels) * 2 * width + global_channels
+        group_channels = len(in_channels) * 2 * width
+        self.fusion = FUSIONS[fusion](group_channels, global_channels, num_groups, rngs=rngs)
+        self.out_channels = self.fusion.out_channels
 
     def __call__(
         self,
@@ -103,7 +113,4 @@ class G2FF(nnx.Module):
             grid = (x.shape[0], x.shape[1], x.shape[2], masks.shape[-1])
             pooled.append(masked_pool(x, jax.image.resize(masks, grid, "linear")))
         global_feature = final_features.astype(jnp.float32).mean((1, 2))
-        repeated = jnp.broadcast_to(
-            global_feature[:, None], (*pooled[0].shape[:2], global_feature.shape[-1])
-        )
-        return jnp.concatenate([*pooled, repeated], axis=-1)
+        return self.fusion(jnp.concatenate(pooled, axis=-1), global_feature)

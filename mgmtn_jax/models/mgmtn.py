@@ -1,7 +1,21 @@
-"""The networks: MGMTN and the global baseline every claim is measured against."""
+"""The networks: MGMTN, and those that every claim about it is measured against.
+
+| in an ablation | what it is | config, the rest as it stands |
+|---|---|---|
+| global | average-pooled C5, one linear layer | name=global |
+| global_multiscale | all stages MGMTN reads, pooled, one linear layer | name=global_multiscale |
+| uniform | MGMTN, its masks all ones: convolutions and heads without AML | masks=uniform |
+| +AML | group features in predicted masks at three grids, no global feature | fusion=none |
+| +AML+G2FF | MGMTN: the group features joined by the global feature | |
+| oracle | MGMTN, its masks drawn from landmarks: what perfect masks would give | masks=oracle |
+
+Stated: the parts AML and G2FF. Ours: where the line between them is drawn. `uniform` and `oracle`
+have no mask loss, so the trunk of neither is taught where the regions are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,10 +24,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mgmtn_jax.attributes import REGIONS, AttributeSet
-from mgmtn_jax.models.aml import FCNHead
+from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.models.aml import Landmarks, MaskNetwork
 from mgmtn_jax.models.g2ff import G2FF, fused_stages
-from mgmtn_jax.models.resnet import FLOAT32, ResNet
+from mgmtn_jax.models.layers import FLOAT32
+from mgmtn_jax.models.resnet import ResNet
 
 
 class Outputs(NamedTuple):
@@ -21,8 +36,8 @@ class Outputs(NamedTuple):
 
     Attributes:
       attribute_logits: (batch, A) float32, in the order of the attribute set.
-      mask_logits: (batch, M, M, 8) float32 in the order of `REGIONS`; None for networks without
-        masks.
+      mask_logits: (batch, M, M, 8) float32 in the order of `REGIONS`, on the grid of the mask
+        network; None for networks that predict no masks.
     """
 
     attribute_logits: Float[Array, "b a"]
@@ -30,19 +45,44 @@ class Outputs(NamedTuple):
 
 
 class GlobalNetwork(nnx.Module):
-    """The baseline: trunk, average-pooled C5, dropout, one linear layer for all attributes."""
+    """The baselines: average-pooled stages, dropout, one linear layer for all attributes."""
 
-    def __init__(self, trunk: ResNet, attributes: AttributeSet, *, dropout: float, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        trunk: ResNet,
+        attributes: AttributeSet,
+        *,
+        stages: Sequence[int],
+        dropout: float,
+        rngs: nnx.Rngs,
+    ):
+        """Args:
+        trunk: the backbone.
+        attributes: decides how many outputs there are.
+        stages: which of C2..C5 are pooled, and concatenated if there are several.
+        dropout: share of the pooled channels that training drops.
+        """
         self.trunk = trunk
+        self.stages = tuple(stages)
         self.dropout = nnx.Dropout(dropout)
-        self.head = nnx.Linear(trunk.channels[-1], len(attributes.names), rngs=rngs)
+        in_channels = sum(trunk.channels[stage] for stage in self.stages)
+        self.head = nnx.Linear(in_channels, len(attributes.names), rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "b s s 3"], *, train: bool, rngs: nnx.Rngs | None = None
+        self,
+        images: Float[Array, "b s s 3"],
+        landmarks: Landmarks | None = None,
+        *,
+        train: bool,
+        rngs: nnx.Rngs | None = None,
     ) -> Outputs:
-        features = self.trunk(images, train=train)[-1].astype(jnp.float32).mean((1, 2))
-        features = self.dropout(features, deterministic=not train, rngs=rngs)
-        return Outputs(self.head(features), None)
+        """Classifies; `landmarks` are there for the signature all networks share."""
+        features = self.trunk(images, train=train)
+        pooled = jnp.concatenate(
+            [features[stage].astype(jnp.float32).mean((1, 2)) for stage in self.stages], axis=-1
+        )
+        pooled = self.dropout(pooled, deterministic=not train, rngs=rngs)
+        return Outputs(self.head(pooled), None)
 
 
 class MGMTN(nnx.Module):
@@ -51,10 +91,12 @@ class MGMTN(nnx.Module):
     def __init__(
         self,
         trunk: ResNet,
+        aml: MaskNetwork,
         attributes: AttributeSet,
         *,
         image_size: int,
-        mask_width: int,
+        mask_gradient: bool,
+        fusion: str,
         group_width: int,
         dropout: float,
         dtype: jnp.dtype = FLOAT32,
@@ -62,19 +104,24 @@ class MGMTN(nnx.Module):
     ):
         """Args:
         trunk: the backbone.
+        aml: where masks come from.
         attributes: decides how many heads there are, of what size, and which mask each one gets.
         image_size: pixels a side, from which the fused stages follow.
-        mask_width: channels of the mask decoder.
+        mask_gradient: whether G2FF's gradient reaches the masks; see `aml.MASK_TRAINING`.
+        fusion: a key of `fusion.FUSIONS`.
         group_width: channels of a group feature at each scale.
         dropout: share of each head's input that training drops.
         dtype: of the computation.
         """
         self.trunk = trunk
+        self.aml = aml
+        self.mask_gradient = mask_gradient
         self.stages = fused_stages(image_size, trunk.strides)
-        self.aml = FCNHead(trunk.channels, len(REGIONS), width=mask_width, dtype=dtype, rngs=rngs)
         self.g2ff = G2FF(
             [trunk.channels[stage] for stage in self.stages],
             trunk.channels[-1],
+            len(attributes.groups),
+            fusion=fusion,
             width=group_width,
             dtype=dtype,
             rngs=rngs,
@@ -92,13 +139,25 @@ class MGMTN(nnx.Module):
         self.label_order = tuple(int(index) for index in np.argsort(order))
 
     def __call__(
-        self, images: Float[Array, "b s s 3"], *, train: bool, rngs: nnx.Rngs | None = None
+        self,
+        images: Float[Array, "b s s 3"],
+        landmarks: Landmarks | None = None,
+        *,
+        train: bool,
+        rngs: nnx.Rngs | None = None,
     ) -> Outputs:
+        """Classifies, and returns the masks it looked through unless they were given.
+
+        Args:
+          images: normalized pixels.
+          landmarks: needed by oracle masks alone.
+          train: use the batch's own statistics, and drop units.
+          rngs: of the units dropped.
+        """
         features = self.trunk(images, train=train)
-        mask_logits = self.aml(features, train=train)
-        # Masks are supervised by landmarks alone: what they should be is known, and a mask that
-        # may drift to please its head stops being one.
-        masks = jax.lax.stop_gradient(jax.nn.sigmoid(mask_logits))
+        masks, mask_logits = self.aml(images, features, landmarks, train=train)
+        if not self.mask_gradient:
+            masks = jax.lax.stop_gradient(masks)
         group_features = self.g2ff(
             [features[stage] for stage in self.stages],
             features[-1],

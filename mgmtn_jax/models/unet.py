@@ -1,0 +1,97 @@
+"""The reported form of AML's network: a U-Net on the image, with one mask output per region.
+
+Reported: a U-Net (Ronneberger et al. 2015) on 227x227 pixels, trained as pixel-level binary
+classification, one output per group. Its width and depth are not known to us: those of the original
+are taken, 64 channels and four times half the grid.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mgmtn_jax.models.aml import Landmarks, Masks
+from mgmtn_jax.models.layers import ConvNorm
+
+DEPTH = 4  # times the grid is halved
+
+
+def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """The maximum of each 2x2 block; an odd last row or column is left out."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+
+
+class DoubleConv(nnx.Module):
+    """Two 3x3 convolutions, each with BatchNorm and ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.first = ConvNorm(in_channels, channels, 3, dtype=dtype, rngs=rngs)
+        self.second = ConvNorm(channels, channels, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
+        x = jax.nn.relu(self.first(x, train=train))
+        return jax.nn.relu(self.second(x, train=train))
+
+
+class UNet(nnx.Module):
+    """Encoder and decoder on the image, the encoder's maps handed across; masks of every pixel.
+
+        E_0 = conv(image),  E_i = conv(pool(E_{i-1})),  D_4 = E_4
+        D_i = conv([E_i ; upsample(conv1x1(D_{i+1}))]),  logits = conv1x1(D_0)
+
+    `conv` is `DoubleConv` with `width * 2^i` channels. Ours: padded convolutions with BatchNorm, so
+    that masks cover the whole image, and a 1x1 convolution with linear upsampling where the
+    original has a 2x2 transposed convolution, which does not fit the odd grids of 227 pixels.
+    """
+
+    def __init__(self, num_regions: int, *, width: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """Args:
+        num_regions: K, the number of masks.
+        width: channels at the image's own grid; 64 is the original.
+        dtype: of the computation.
+        """
+        channels = [width * 2**level for level in range(DEPTH + 1)]
+        conv = functools.partial(DoubleConv, dtype=dtype, rngs=rngs)
+        self.encoder = nnx.List(
+            [
+                conv(before, after)
+                for before, after in zip([3, *channels[:-1]], channels, strict=True)
+            ]
+        )
+        self.up = nnx.List(
+            [
+                nnx.Conv(2 * after, after, (1, 1), dtype=dtype, rngs=rngs)
+                for after in channels[:DEPTH]
+            ]
+        )
+        self.decoder = nnx.List([conv(2 * after, after) for after in channels[:DEPTH]])
+        self.classifier = nnx.Conv(width, num_regions, (1, 1), dtype=jnp.float32, rngs=rngs)
+
+    def __call__(
+        self,
+        images: Float[Array, "b s s 3"],
+        features: Sequence[Float[Array, "b _ _ _"]],
+        landmarks: Landmarks | None,
+        *,
+        train: bool,
+    ) -> Masks:
+        """Predicts masks on the image's own grid; see `aml.FCNHead.__call__`."""
+        encoded = []
+        x = images
+        for level, conv in enumerate(self.encoder):
+            x = conv(max_pool_2x2(x) if level else x, train=train)
+            encoded.append(x)
+        for level in reversed(range(DEPTH)):
+            across = encoded[level]
+            # The 1x1 convolution before upsampling: they commute, and this order costs a quarter.
+            x = jax.image.resize(self.up[level](x), across.shape, "linear")
+            x = self.decoder[level](jnp.concatenate([across, x], axis=-1), train=train)
+        logits = self.classifier(x)
+        return Masks(jax.nn.sigmoid(logits), logits)

@@ -1,0 +1,189 @@
+"""G2FF: the fusion formulas against their plain forms, and the pooling without copies."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mgmtn_jax.attributes import CELEBA
+from mgmtn_jax.models import build, functional
+from mgmtn_jax.models.fusion import FUSIONS
+from mgmtn_jax.models.g2ff import G2FF, masked_pool
+from tests.stubs import StubTrunk
+from tests.tiny import tiny_config
+
+GROUPS, GROUP_CHANNELS, GLOBAL_CHANNELS = 5, 12, 7
+
+
+def _fuse(name):
+    """A fusion with random parameters, its parameters, its inputs and its result."""
+    rng = np.random.default_rng(0)
+    fusion = FUSIONS[name](GROUP_CHANNELS, GLOBAL_CHANNELS, GROUPS, rngs=nnx.Rngs(0))
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), nnx.state(fusion, nnx.Param)
+    )
+    nnx.update(fusion, params)
+    groups = rng.normal(size=(2, GROUPS, GROUP_CHANNELS)).astype(np.float32)
+    features = rng.normal(size=(2, GLOBAL_CHANNELS)).astype(np.float32)
+    fused = fusion(groups, features)
+    assert fused.shape == (2, GROUPS, fusion.out_channels)
+    return nnx.to_pure_dict(params), groups, features, fused
+
+
+def _linear(params, x):
+    return x @ params["kernel"] + params["bias"]
+
+
+def _repeat(features):
+    return np.repeat(features[:, None], GROUPS, axis=1)
+
+
+def test_none_is_the_group_feature_alone_and_concat_joins_the_global_one():
+    _, groups, _, fused = _fuse("none")
+    np.testing.assert_array_equal(fused, groups)
+    _, groups, features, fused = _fuse("concat")
+    np.testing.assert_array_equal(fused, np.concatenate([groups, _repeat(features)], -1))
+
+
+def test_add():
+    params, groups, features, fused = _fuse("add")
+    expected = features[:, None] + _linear(params["project"], groups)
+    np.testing.assert_allclose(fused, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gated():
+    params, groups, features, fused = _fuse("gated")
+    gates = 1 / (1 + np.exp(-_linear(params["gate"], groups)))
+    expected = np.concatenate([groups, gates * _repeat(features)], -1)
+    np.testing.assert_allclose(fused, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_attention():
+    params, groups, features, fused = _fuse("attention")
+
+    def norm(params, x):
+        centered = x - x.mean(-1, keepdims=True)
+        return (
+            centered / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * params["scale"] + params["bias"]
+        )
+
+    global_token = norm(params["global_norm"], _linear(params["project"], features))
+    tokens = np.concatenate([norm(params["group_norm"], groups), global_token[:, None]], 1)
+    tokens = tokens + params["embeddings"]
+    attention = params["attention"]
+
+    def heads(name, x):
+        return (
+            np.einsum("btd,dhe->bhte", x, attention[name]["kernel"])
+            + (attention[name]["bias"][None, :, None])
+        )
+
+    queries, keys, values = (
+        heads("query", tokens[:, :-1]),
+        heads("key", tokens),
+        heads("value", tokens),
+    )
+    scores = np.einsum("bhte,bhse->bhts", queries, keys) / math.sqrt(GROUP_CHANNELS // 6)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    attended = np.einsum("bhts,bhse,hed->btd", weights, values, attention["out"]["kernel"])
+    attended += attention["out"]["bias"]
+    expected = np.concatenate([groups + attended, _repeat(features)], -1)
+    np.testing.assert_allclose(fused, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_starts_as_concat():
+    arguments = (GROUP_CHANNELS, GLOBAL_CHANNELS, GROUPS)
+    groups, features = jnp.ones((1, GROUPS, GROUP_CHANNELS)), jnp.ones((1, GLOBAL_CHANNELS))
+    fused = FUSIONS["attention"](*arguments, rngs=nnx.Rngs(0))(groups, features)
+    np.testing.assert_array_equal(
+        fused, FUSIONS["concat"](*arguments, rngs=nnx.Rngs(0))(groups, features)
+    )
+
+
+def _outputs(config):
+    """Shapes of the params, and of what the network returns."""
+    builder = build.network_builder(config, CELEBA)
+    variables = jax.eval_shape(lambda key: functional.init(builder, key), jax.random.key(0))
+    size = config.data.image_size
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    outputs, _ = jax.eval_shape(functional.create(builder), *variables, images)
+    assert outputs.attribute_logits.shape == (2, 40)
+    return variables[0], outputs
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_fusion_has_a_network(fusion, monkeypatch):
+    monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
+    params, _ = _outputs(tiny_config(trunk="stub", fusion=fusion))
+    group_channels, global_channels = 3 * 2 * 8, StubTrunk.channels[-1]
+    in_channels = {"none": group_channels, "add": global_channels}
+    expected = in_channels.get(fusion, group_channels + global_channels)
+    assert {head["kernel"].shape[0] for head in params["heads"].values()} == {expected}
+
+
+@pytest.mark.parametrize(("image_size", "stages"), [(224, (1, 2, 3)), (112, (0, 1, 2, 3))])
+def test_global_multiscale_pools_every_stage_that_mgmtn_reads(image_size, stages, monkeypatch):
+    monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
+    config = tiny_config(trunk="stub", name="global_multiscale")
+    config.data.image_size = image_size
+    params, outputs = _outputs(config)
+    in_channels = sum(StubTrunk.channels[stage] for stage in stages)
+    assert params["head"]["kernel"].shape == (in_channels, 40)
+    assert outputs.mask_logits is None
+
+
+def _largest(text):
+    """Elements of the largest array in a program, as StableHLO or as compiled HLO writes shapes."""
+    shapes = re.findall(r"tensor<((?:\d+x)+)[a-z]", text) or re.findall(
+        r"[a-z]\d+\[([\d,]+)\]", text
+    )
+    return max(math.prod(map(int, re.findall(r"\d+", shape))) for shape in shapes)
+
+
+def test_pooling_makes_no_copy_of_the_feature_map_for_each_mask():
+    batch, cells, channels, num_masks = 2, 14, 16, 8
+    features = jax.ShapeDtypeStruct((batch, cells, cells, channels), jnp.float32)
+    masks = jax.ShapeDtypeStruct((batch, cells, cells, num_masks), jnp.float32)
+
+    def loss(features, masks):
+        return jnp.square(masked_pool(features, masks)).sum()
+
+    def copying_loss(features, masks):
+        copies = features[:, :, :, None] * masks[..., None]
+        return jnp.square(copies.sum((1, 2))).sum()
+
+    copies = batch * cells * cells * channels * num_masks
+    lowered = jax.jit(jax.grad(loss, (0, 1))).lower(features, masks)
+    # The map and its fourth power stand side by side: twice its size, whatever the number of masks.
+    assert _largest(lowered.as_text()) == 2 * copies / num_masks
+    assert _largest(lowered.compile().as_text()) <= 2 * copies / num_masks
+    assert _largest(jax.jit(copying_loss).lower(features, masks).as_text()) == copies
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_whole_of_g2ff_makes_no_such_copy(fusion):
+    batch, channels, num_masks = 2, 16, 8
+
+    def loss(features, masks):
+        g2ff = G2FF(
+            [channels] * 3,
+            channels,
+            num_masks,
+            fusion=fusion,
+            width=channels,
+            dtype=jnp.dtype(jnp.float32),
+            rngs=nnx.Rngs(0),
+        )
+        return jnp.square(g2ff(features, features[-1], masks, train=True)).sum()
+
+    maps = [
+        jax.ShapeDtypeStruct((batch, cells, cells, channels), jnp.float32) for cells in (28, 14, 7)
+    ]
+    masks = jax.ShapeDtypeStruct((batch, 56, 56, num_masks), jnp.float32)
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(maps, masks).as_text()
+    assert _largest(text) <= 4 * math.prod(maps[0].shape)

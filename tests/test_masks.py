@@ -1,0 +1,235 @@
+"""AML: every form of masks, and what each way of training moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from mgmtn_jax import regions, training
+from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
+from mgmtn_jax.models import aml, build, functional
+from mgmtn_jax.models.unet import UNet, max_pool_2x2
+from tests.stubs import StubTrunk, random_variables
+from tests.tiny import tiny_batch, tiny_config
+
+NUM_STEPS, MASK_ONLY_STEPS = 40, 20
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+
+
+@pytest.fixture
+def stub_config(monkeypatch):
+    monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
+
+    def create(**model):
+        config = tiny_config(trunk="stub", mask_width=2, dropout=0.0, **model)
+        config.optimizer.learning_rate = 2e-2
+        config.loss.mask_only_fraction = MASK_ONLY_STEPS / NUM_STEPS
+        return config
+
+    return create
+
+
+@pytest.mark.parametrize("masks", build.CHOICES["masks"])
+def test_every_form_of_masks_fits_the_same_steps(masks, stub_config):
+    config = stub_config(masks=masks)
+    config.data.image_size = 35
+    builder = build.network_builder(config, CELEBA)
+    network = functional.create(builder)
+    optimizer, schedule = training.create_optimizer(config, NUM_STEPS)
+    state = jax.eval_shape(
+        lambda key: training.init_state(builder, optimizer, key), jax.random.key(0)
+    )
+    batch = tiny_batch(2, 35)
+    step = training.make_train_step(network, optimizer, schedule, config)
+    after, scalars = jax.eval_shape(step, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    result = jax.eval_shape(
+        training.make_eval_step(network, config), state["params"], state["batch_stats"], batch
+    )
+    assert result["probabilities"].shape == (2, 40)
+    # Masks that are not predicted have no loss, no picture and no IoU.
+    predicted = masks in aml.MASK_PARTS
+    assert predicted == ("aml" in state["params"])
+    assert predicted == ("mask_loss" in scalars) == ("masks" in result) == ("union" in result)
+    if predicted:
+        cells = {"fcn": 9, "unet": 35}[masks]
+        assert result["masks"].shape == (2, cells, cells, len(REGIONS))
+        assert result["masks"].dtype == jnp.float32
+
+
+def test_a_unet_has_the_original_levels():
+    unet = nnx.eval_shape(
+        lambda: UNet(8, width=64, dtype=jnp.dtype(jnp.bfloat16), rngs=nnx.Rngs(0))
+    )
+    assert [level.second.conv.out_features for level in unet.encoder] == [64, 128, 256, 512, 1024]
+    images = jax.ShapeDtypeStruct((1, 227, 227, 3), jnp.bfloat16)
+    masks, logits = nnx.eval_shape(lambda u, x: u(x, (), None, train=False), unet, images)
+    assert masks.shape == logits.shape == (1, 227, 227, 8)
+    assert logits.dtype == jnp.float32
+
+
+def test_max_pool_leaves_out_an_odd_last_row():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
+    np.testing.assert_array_equal(max_pool_2x2(x), nnx.max_pool(x, (2, 2), strides=(2, 2)))
+
+
+def test_oracle_masks_are_the_drawn_regions_and_ones_where_landmarks_are_a_guess():
+    batch = tiny_batch(3)
+    landmarks = aml.Landmarks(batch["landmarks"], jnp.array([True, False, True]))
+    features = [jnp.zeros((3, 8, 8, 1))]
+
+    @jax.jit
+    def both():
+        drawn = regions.rasterize(landmarks.points[0], image_size=32, mask_size=8)
+        return drawn, aml.OracleMasks()(batch["image"], features, landmarks, train=False)
+
+    drawn, (masks, logits) = both()
+    assert logits is None
+    assert 0 < drawn.mean() < 1
+    np.testing.assert_array_equal(masks[0], drawn)
+    np.testing.assert_array_equal(masks[1], jnp.ones_like(drawn))
+    with pytest.raises(ValueError, match="drawn from landmarks, and the network got none"):
+        aml.OracleMasks()(batch["image"], features, None, train=False)
+
+
+def test_an_oracle_network_looks_where_the_landmarks_are(stub_config):
+    builder = build.network_builder(stub_config(masks="oracle"), CELEBA)
+    network, variables = functional.create(builder), random_variables(builder)
+    batch = tiny_batch(2)
+    images = training.normalize(batch["image"], jnp.float32)
+    run = jax.jit(network, compiler_options=FAST_COMPILE)
+    landmarks = aml.Landmarks(batch["landmarks"], np.ones(2, bool))
+    outputs, _ = run(*variables, images, landmarks)
+    moved, _ = run(*variables, images, landmarks._replace(points=landmarks.points + 8))
+    assert np.abs(outputs.attribute_logits - moved.attribute_logits).max() > 1e-3
+    # A guess moves nothing: both faces of the batch get masks of ones, as in `uniform`.
+    guesses = [
+        run(*variables, images, aml.Landmarks(landmarks.points + shift, np.zeros(2, bool)))[0]
+        for shift in (0, 8)
+    ]
+    np.testing.assert_array_equal(guesses[0].attribute_logits, guesses[1].attribute_logits)
+    uniform = functional.create(build.network_builder(stub_config(masks="uniform"), CELEBA))
+    ones, _ = jax.jit(uniform, compiler_options=FAST_COMPILE)(*variables, images)
+    np.testing.assert_allclose(ones.attribute_logits, guesses[0].attribute_logits, atol=1e-5)
+
+
+def test_a_unet_joins_each_pixel_to_the_whole_image(stub_config):
+    builder = build.network_builder(stub_config(masks="unet"), CELEBA)
+    network = functional.create(builder)
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    changed = images.copy()
+    changed[0, 0, 0] += 1.0
+    run = jax.jit(network, compiler_options=FAST_COMPILE)
+    outputs, _ = run(*random_variables(builder), np.concatenate([images, changed]))
+    difference = np.abs(outputs.mask_logits[1] - outputs.mask_logits[0]).max(-1)
+    assert difference[0, 0] > 10 * difference[8:16, 8:16].mean()  # through the finest skip
+    assert (difference[16:, 16:] > 0).mean() > 0.9  # through the coarsest level
+
+
+def test_the_attribute_loss_reaches_the_masks_only_if_they_are_trained_jointly(stub_config):
+    images = training.normalize(tiny_batch(2)["image"], jnp.float32)
+
+    def gradient(mask_training):
+        builder = build.network_builder(stub_config(mask_training=mask_training), CELEBA)
+        network = functional.create(builder)
+        params, batch_stats = random_variables(builder)
+        return jax.grad(lambda p: network(p, batch_stats, images)[0].attribute_logits.sum())(params)
+
+    gradients = jax.jit(
+        lambda: {name: gradient(name) for name in aml.MASK_TRAINING}, compiler_options=FAST_COMPILE
+    )()
+    for name, tree in gradients.items():
+        reached = {bool(leaf.any()) for leaf in jax.tree.leaves(tree["aml"]["classifier"])}
+        assert reached == {name == "joint"}
+        assert name == "joint" or not any(leaf.any() for leaf in jax.tree.leaves(tree["aml"]))
+        assert tree["trunk"]["convs"]["0"]["kernel"].any()
+
+
+def test_the_heads_see_through_the_predicted_masks(stub_config):
+    builder = build.network_builder(stub_config(), CELEBA)
+    run = jax.jit(functional.create(builder), compiler_options=FAST_COMPILE)
+    params, batch_stats = random_variables(builder)
+    images = training.normalize(tiny_batch(2)["image"], jnp.float32)
+    outputs, _ = run(params, batch_stats, images)
+    params["aml"]["classifier"]["bias"] -= 100.0
+    unmasked, _ = run(params, batch_stats, images)
+    assert np.abs(outputs.attribute_logits - unmasked.attribute_logits).max() > 1e-3
+
+
+@pytest.mark.parametrize(("masks", "mask_parts"), [("fcn", {"trunk", "aml"}), ("unet", {"aml"})])
+def test_each_stage_moves_its_own_parts(masks, mask_parts):
+    config = tiny_config(masks=masks, mask_training="two_stage")
+    config.loss.mask_only_fraction = MASK_ONLY_STEPS / NUM_STEPS
+    optimizer, schedule = training.create_optimizer(config, NUM_STEPS)
+    parts = {"trunk", "aml", "g2ff", "heads"}
+    params = {part: {"kernel": jnp.ones((2, 2))} for part in parts}
+    opt_state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    for step in range(NUM_STEPS):
+        updates, opt_state = update(params, opt_state, params)
+        moving = {part for part in parts if updates[part]["kernel"].any()}
+        first_stage = step < schedule.mask_only_steps
+        assert moving == (mask_parts if first_stage else parts - mask_parts)
+        params = optax.apply_updates(params, updates)
+
+
+def test_two_stages_train_the_masks_and_then_the_rest(stub_config):
+    config = stub_config(mask_training="two_stage")
+    attributes = AttributeSet.create(("a", "b"), {"mouth": ("a",), "eyes": ("b",)})
+    builder = build.network_builder(config, attributes)
+    optimizer, schedule = training.create_optimizer(config, NUM_STEPS)
+    step = jax.jit(
+        training.make_train_step(functional.create(builder), optimizer, schedule, config),
+        compiler_options=FAST_COMPILE,
+    )
+    batch = tiny_batch(num_attributes=2)
+    params, batch_stats = random_variables(builder)
+    state = {
+        "step": jnp.zeros((), jnp.int32),
+        "params": params,
+        "batch_stats": batch_stats,
+        "opt_state": optimizer.init(params),
+    }
+    rows = []
+    for done in range(NUM_STEPS):
+        if done == MASK_ONLY_STEPS:
+            middle = state
+        state, scalars = step(state, batch)
+        rows.append(jax.device_get(scalars))
+    # The masks' trunk and head are the same to the bit, the others have moved and learned.
+    for part in ("trunk", "aml"):
+        jax.tree.map(np.testing.assert_array_equal, state["params"][part], middle["params"][part])
+    for part in ("g2ff", "heads"):
+        jax.tree.map(np.testing.assert_array_equal, middle["params"][part], params[part])
+    assert rows[MASK_ONLY_STEPS]["mask_loss"] < 0.9 * rows[0]["mask_loss"]
+    assert rows[-1]["mask_loss"] == rows[MASK_ONLY_STEPS]["mask_loss"]
+    assert rows[-1]["attribute_loss"] < 0.9 * rows[MASK_ONLY_STEPS]["attribute_loss"]
+    np.testing.assert_allclose(rows[0]["loss"], 0.5 * rows[0]["mask_loss"], rtol=1e-6)
+    # Each stage warms up by itself.
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert rates[0] == rates[MASK_ONLY_STEPS] < rates[MASK_ONLY_STEPS + 2] == max(rates)
+
+
+@pytest.mark.parametrize("model", [{"masks": "uniform"}, {"name": "global"}])
+def test_two_stages_without_masks_to_train_are_refused(model):
+    with pytest.raises(ValueError, match="'two_stage' needs masks to train"):
+        build.network_builder(tiny_config(mask_training="two_stage", **model), CELEBA)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_a_stage_without_a_step_is_refused(fraction):
+    config = tiny_config(mask_training="two_stage")
+    config.loss.mask_only_fraction = fraction
+    with pytest.raises(ValueError, match=f"={fraction} of {NUM_STEPS} steps leaves"):
+        training.create_optimizer(config, NUM_STEPS)
+
+
+def test_the_config_of_an_older_version_is_one_sentence():
+    config = tiny_config().unlock()
+    del config.model.masks
+    with pytest.raises(
+        ValueError, match=r"the config has no model\.masks: an older version made it"
+    ):
+        build.network_builder(config, CELEBA)
