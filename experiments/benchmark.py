@@ -1,6 +1,7 @@
 """Measures how fast the parts are, on this machine and one's own data.
 
-    python -m experiments.benchmark input --data_dir=DIR [--image_size=224] [--batch_size=64]
+    python -m experiments.benchmark input --data_dir=DATA_SET [--image_size=224] [--batch_size=64]
+    python -m experiments.benchmark landmarks --source=csv --data_dir=MY_FACES [--limit=1000]
 
 One JSON line for each figure. Close other programs first; the medians forgive short disturbances,
 not a busy machine.
@@ -13,21 +14,39 @@ import os
 
 from absl import app, flags
 
-from experiments import benchmark_input, cli
+from experiments import benchmark_input, benchmark_landmarks, cli
+from landmarks.sources import SOURCES
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "A data set folder.", required=True)
-_SPLIT = flags.DEFINE_string("split", "train", "The split that is read.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the crops in pixels.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Faces in a batch.", lower_bound=1)
-_NUM_THREADS = flags.DEFINE_integer(
-    "num_threads", os.cpu_count() or 1, "Threads of the pipeline.", lower_bound=1
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "input: a data set folder. landmarks: folder of the source."
 )
-_NUM_BATCHES = flags.DEFINE_integer("num_batches", 40, "Batches in a measurement.", lower_bound=1)
+_SPLIT = flags.DEFINE_string("split", "train", "input: the split that is read.")
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", 224, "input: side of the crops in pixels.", lower_bound=1
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "input: faces in a batch.", lower_bound=1)
+_NUM_THREADS = flags.DEFINE_integer(
+    "num_threads", os.cpu_count() or 1, "input: threads of the pipeline.", lower_bound=1
+)
+_NUM_BATCHES = flags.DEFINE_integer(
+    "num_batches", 40, "input: batches in a measurement.", lower_bound=1
+)
+_SOURCE = flags.DEFINE_enum(
+    "source", "drawn", list(SOURCES), "landmarks: where the faces come from."
+)
+_LIMIT = flags.DEFINE_integer(
+    "limit", 1000, "landmarks: how many faces, spread over the source.", lower_bound=1
+)
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", os.cpu_count() or 1, "landmarks: processes to compare with one.", lower_bound=2
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements; the median counts.", lower_bound=1)
 
 
 def measure_input() -> None:
     """Batches a training step would be fed with, beside tf.data (if installed) and Pillow."""
+    if _DATA_DIR.value is None:
+        raise app.UsageError("the benchmark `input` needs --data_dir, a data set folder")
     setting = benchmark_input.Setting(
         _DATA_DIR.value, _SPLIT.value, _IMAGE_SIZE.value, _BATCH_SIZE.value, _NUM_THREADS.value
     )
@@ -36,7 +55,15 @@ def measure_input() -> None:
         print(json.dumps(figure), flush=True)
 
 
-BENCHMARKS = {"input": measure_input}
+def measure_landmarks() -> None:
+    """The landmark stage with one and with several workers, beside a bare loop over dlib."""
+    for figure in benchmark_landmarks.landmark_figures(
+        _SOURCE.value, _DATA_DIR.value, _LIMIT.value, _NUM_WORKERS.value, _ROUNDS.value
+    ):
+        print(json.dumps(figure), flush=True)
+
+
+BENCHMARKS = {"input": measure_input, "landmarks": measure_landmarks}
 
 
 def main(*names: str) -> None:

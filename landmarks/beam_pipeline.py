@@ -36,6 +36,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from landmarks import shards, stage, work_folder
 from landmarks.shards import Shard
 from landmarks.sources import Source
+from landmarks.task import RUN_AGAIN, StageError, Task
 
 flags.adopt_module_key_flags(stage)
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def make_shards(
-    options: PipelineOptions, task: stage.Task, source: Source, missing: Sequence[Shard]
+    options: PipelineOptions, task: Task, source: Source, missing: Sequence[Shard]
 ) -> None:
     """Makes shards wherever the options say."""
     names = [shard.name for shard in missing]
@@ -56,7 +57,7 @@ def make_shards(
             _ = pipeline | beam.Create(names) | beam.Reshuffle() | beam.ParDo(MakeShard(task))
     except Exception as error:  # Every runner has errors of its own.
         reason = str(error).strip().splitlines()[-1]
-        raise stage.StageError(f"the pipeline failed: {reason}: {stage.RUN_AGAIN}") from error
+        raise StageError(f"the pipeline failed: {reason}: {RUN_AGAIN}") from error
 
 
 class MakeShard(beam.DoFn):
@@ -66,7 +67,7 @@ class MakeShard(beam.DoFn):
       task: how. Each worker reads the source's label files itself.
     """
 
-    def __init__(self, task: stage.Task) -> None:
+    def __init__(self, task: Task) -> None:
         self._task = task
         self._faces = Metrics.counter("landmarks", "faces")
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from landmarks import stage, workers
 from landmarks.shards import Shard
 from landmarks.sources import Source
+from landmarks.task import Task
 
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     stage.run(make_shards, None if index is None or count is None else (index, count))
 
 
-def make_shards(task: stage.Task, source: Source, missing: Sequence[Shard]) -> None:
+def make_shards(task: Task, source: Source, missing: Sequence[Shard]) -> None:
     """Makes shards in processes of this machine, with a progress bar."""
     num_workers = _NUM_WORKERS.value or len(os.sched_getaffinity(0))
     faces = sum(len(shard.indices) for shard in missing)

