@@ -112,9 +112,10 @@ def parse(data: bytes) -> Record:
             landmarks=np.array(feature["landmarks"].float_list.value, np.float32).reshape(
                 NUM_LANDMARKS, 2
             ),
-            face_box=np.array(feature["face_box"].float_list.value, np.float32).reshape(4),
+            # Four numbers are read faster through a list, many from the field itself.
+            face_box=np.array(list(feature["face_box"].float_list.value), np.float32).reshape(4),
             landmark_source=feature["landmark_source"].int64_list.value[0],
-            attributes=np.array(feature["attributes"].int64_list.value, np.int64),
+            attributes=np.fromiter(feature["attributes"].int64_list.value, np.int64),
         )
     except (DecodeError, IndexError, ValueError) as error:
         raise ValueError(f"not a record of a faces data set: {error}") from error
