@@ -41,6 +41,7 @@ def bucket(monkeypatch):
     for name in ("gs", "gcs"):
         fsspec.register_implementation(name, Bucket, clobber=True)
     Bucket.store.clear()
+    Bucket.pseudo_dirs[:] = [""]
     Bucket.ranges.clear()
     return epath.Path("gs://bucket/faces")
 
