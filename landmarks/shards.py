@@ -143,7 +143,8 @@ def write_shard(
     path = epath.Path(out_dir) / shard.name
     write_tfrecord(path, records())
     sidecar = {"counts": counts, "bytes": storage.stat(path)[0], "rejected": rejected}
-    with atomic_file(_sidecar_path(out_dir, shard)) as file:
+    # If the power fails before it is on disk, the shard is made again.
+    with atomic_file(_sidecar_path(out_dir, shard), durable=False) as file:
         file.write(json.dumps(sidecar).encode())
 
 
@@ -152,7 +153,7 @@ def read_sidecar(out_dir: epath.PathLike, shard: Shard) -> dict[str, Any] | None
     try:
         sidecar = json.loads(_sidecar_path(out_dir, shard).read_text())
         size, _ = storage.stat(epath.Path(out_dir) / shard.name)
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
         return None
     # What an older version counted has to be counted anew.
     current = set(sidecar.get("counts", ())) == set(COUNTS)

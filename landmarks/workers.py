@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 
@@ -21,11 +21,20 @@ from landmarks import shards
 from landmarks.detector import Box
 from landmarks.shards import Shard
 from landmarks.sources import Reader, Source
-from landmarks.stage import RUN_AGAIN, StageError, Task
+from landmarks.task import RUN_AGAIN, StageError, Task
 
-_IDLE = "idle"
-"""What a worker sends when it has loaded the models, and after each shard."""
+# The predictor is 90 MB of trees, read all over for every face. If the heap grows by 64 MiB instead
+# of 128 KiB, Linux puts them on huge pages, and predicting takes 1.9 ms instead of 2.2 to 2.9.
+_GLIBC_TUNABLES = "glibc.malloc.top_pad=67108864:glibc.malloc.hugetlb=1"
+_SECONDS_BETWEEN_REPORTS = 0.1
 _SECONDS_TO_LEAVE = 5.0
+
+
+class _Report(NamedTuple):
+    """What a worker sends: the faces since the last one, and whether it waits for a shard."""
+
+    faces: int
+    waiting: bool
 
 
 def make_shards(
@@ -54,14 +63,14 @@ def make_shards(
     workers: dict[Any, multiprocessing.process.BaseProcess] = {}
     begun = set()
     try:
-        with _interrupts_ignored():
+        with _inherited_by_workers():
             for _ in range(min(num_workers, len(missing))):
                 connection, process = _start(task, source)
                 workers[connection] = process
         while workers:
             for connection in multiprocessing.connection.wait(list(workers)):
-                message = _receive(connection, workers[connection])
-                if message == _IDLE:
+                report = _receive(connection, workers[connection])
+                if report.waiting:
                     begun.add(connection)
                     if waiting:
                         shard = waiting.popleft()
@@ -69,7 +78,7 @@ def make_shards(
                     else:
                         _send(connection, None)
                         workers.pop(connection).join()
-                on_progress(len(begun), 0 if message == _IDLE else message)
+                on_progress(len(begun), report.faces)
     finally:
         for process in workers.values():
             process.terminate()
@@ -79,13 +88,19 @@ def make_shards(
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C, which a terminal sends to all: this one ends them."""
+def _inherited_by_workers() -> Iterator[None]:
+    """Sets what the processes started here are to take over, and puts it back."""
+    tunables = os.environ.get("GLIBC_TUNABLES")
+    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, _GLIBC_TUNABLES)))
+    # A terminal sends Ctrl-C to all of them. This process alone heeds it and ends the others.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
+        del os.environ["GLIBC_TUNABLES"]
+        if tunables is not None:
+            os.environ["GLIBC_TUNABLES"] = tunables
 
 
 def _start(task: Task, source: Source) -> tuple[Any, multiprocessing.process.BaseProcess]:
@@ -100,10 +115,10 @@ def _start(task: Task, source: Source) -> tuple[Any, multiprocessing.process.Bas
     return here, process
 
 
-def _receive(connection: Any, process: multiprocessing.process.BaseProcess) -> Any:
+def _receive(connection: Any, process: multiprocessing.process.BaseProcess) -> _Report:
     """What a worker has to say, unless it is an error or the worker is dead."""
     try:
-        message = connection.recv()
+        message: _Report | OSError = connection.recv()
     except (EOFError, ConnectionError):
         process.join()
         code = process.exitcode or 0
@@ -127,18 +142,32 @@ def _work(connection: Any, task: Task, reader: Reader, fallback_box: Box) -> Non
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _leave)
     cv2.setNumThreads(0)  # The processes are the parallelism.
-    on_face = functools.partial(connection.send, 1)
+    done, reported = 0, 0.0
+
+    def on_face() -> None:
+        nonlocal done
+        done += 1
+        if time.monotonic() > reported + _SECONDS_BETWEEN_REPORTS:
+            report(waiting=False)
+
+    def report(waiting: bool) -> None:
+        nonlocal done, reported
+        connection.send(_Report(done, waiting))
+        done, reported = 0, time.monotonic()
+
     try:
         detector = task.load_detector(fallback_box)
-        connection.send(_IDLE)
+        report(waiting=True)
         while (work := connection.recv()) is not None:
             shard, faces = work
             shards.write_shard(
                 task.out_dir, shard, faces, reader, detector, task.max_pixels, on_face
             )
-            connection.send(_IDLE)
+            report(waiting=True)
     except OSError as error:
         connection.send(error)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Nothing is half written any more.
 
 
 def _leave(signal_number: int, frame: Any) -> None:

@@ -4,6 +4,7 @@ import concurrent.futures
 import threading
 
 import pytest
+from etils import epath
 from test_storage import bucket  # noqa: F401
 
 from landmarks import shards, work_folder
@@ -100,6 +101,11 @@ def test_a_folder_behind_a_url_gets_the_same_files(bucket, tmp_path):  # noqa: F
                 arguments = (source.reader, detector, here.max_pixels, lambda: None)
                 shards.write_shard(here.out_dir, shard, faces, *arguments)
                 assert shards.read_sidecar(here.out_dir, shard)
+            sidecar = epath.Path(here.out_dir) / work_folder.WORK_FOLDER / f"{plan[0].name}.json"
+            whole = sidecar.read_bytes()
+            sidecar.write_bytes(b"")  # As after a power failure.
+            assert shards.read_sidecar(here.out_dir, plan[0]) is None
+            sidecar.write_bytes(whole)
             shards.merge(here.out_dir, plan, settings)
             shards.finish(here.out_dir, plan, source.attribute_set)
         work_folder.clean(here.out_dir)
