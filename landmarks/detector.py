@@ -156,6 +156,8 @@ class Detector:
         """The scores and boxes of all faces, in pixels of `image`, the best first."""
         if self._detector == "none":
             return []
+        if self._detector == "hog":
+            image = _grey(image)
         resized, x_scale, y_scale = _resize(image, scale * 2**self._upsample)
         if self._detector == "hog":
             rectangles, scores, _ = self._hog.run(resized, 0, _WEAK_SCORE)
@@ -181,7 +183,7 @@ class Detector:
         side = longer_side(box)
         cutting, x, y = _cut(image, box, _PREDICTION_MARGIN * side)
         enlargement = min(max(1.0, _MIN_PREDICTION_WIDTH / side), _MAX_ENLARGEMENT)
-        cutting, x_scale, y_scale = _resize(cutting, enlargement)
+        cutting, x_scale, y_scale = _resize(_grey(cutting), enlargement)
         rectangle = dlib.rectangle(
             round((box[0] - x + 0.5) * x_scale - 0.5),
             round((box[1] - y + 0.5) * y_scale - 0.5),
@@ -231,6 +233,11 @@ def _cut(image: np.ndarray, box: Box, margin: float) -> tuple[np.ndarray, int, i
 
 def _within(pixel: int, length: int) -> int:
     return min(max(pixel, 0), length - 1)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """What dlib's HOG detector and its predictor were trained on; colors take a third longer."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
 def _resize(image: np.ndarray, scale: float) -> tuple[np.ndarray, float, float]:
