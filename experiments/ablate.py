@@ -1,0 +1,279 @@
+"""Trains the network, its parts and the baselines it is measured against: one table.
+
+    python -m experiments.ablate --config=experiments/configs/lfwa_small.py --out=runs/ablation \\
+        --config.data.dir=data/lfwa --seeds=1,global:3,+AML+G2FF:3
+
+Every cell and seed is the two commands anyone could type, `experiments.train` and
+`experiments.evaluate`, in a folder of its own, OUT/CELL/seed-N. Each is a process, so that the
+memory of a device comes back and a crash costs one cell. OUT/ablation.md, .csv and .svg are written
+again after each. The same command goes on where an interrupted one stopped. docs/experiments.md
+says how to read the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+from absl import flags, logging
+from ml_collections import config_flags
+
+from experiments import ablation_table, cli
+from mgmtn_jax import checkpointing, training
+from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.data import pipeline, schema
+from mgmtn_jax.data.storage import is_local
+
+CELLS: dict[str, dict[str, str]] = {
+    "global": {"model.name": "global", "model.mask_training": "stop_gradient"},
+    "global_multiscale": {
+        "model.name": "global_multiscale",
+        "model.mask_training": "stop_gradient",
+    },
+    "uniform": {"model.masks": "uniform", "model.mask_training": "stop_gradient"},
+    "+AML": {"model.fusion": "none"},
+    "+AML+G2FF": {},
+    "oracle": {"model.masks": "oracle", "model.mask_training": "stop_gradient"},
+}
+"""Cell -> what it changes in the config of the full network; `mgmtn_jax.models.mgmtn` says what the
+cells are. Two stages need masks to train, so those without any are trained in one."""
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The full network, one of experiments/configs/*.py."
+)
+_OUT = flags.DEFINE_string("out", None, "Local folder for the trainings and the table.")
+_CELLS = flags.DEFINE_list(
+    "cells", list(CELLS), "Which to train; the first is what the others are compared with."
+)
+_SEEDS = flags.DEFINE_list(
+    "seeds", ["3"], "Seeds of every cell, then exceptions: --seeds=1,global:3,+AML+G2FF:3."
+)
+_SPLIT = flags.DEFINE_string("split", "validation", "Split that the table is about.")
+
+
+class Run(NamedTuple):
+    """One training of the table, and where it lies."""
+
+    cell: str
+    seed: int
+    workdir: Path
+
+
+def ablate(
+    config: ml_collections.ConfigDict,
+    config_arguments: Sequence[str],
+    out_dir: str,
+    seeds: Mapping[str, int],
+    split: str,
+) -> None:
+    """Trains and evaluates what is not yet finished, and writes the table after each.
+
+    Args:
+      config: of the full network.
+      config_arguments: the flags that give `config` to another program.
+      out_dir: a local folder.
+      seeds: cell -> number of seeds, from `config.train.seed` on. The first cell is the baseline.
+      split: that the table is about.
+
+    Raises:
+      ValueError, OSError: before anything is trained, if a cell's config, the data or the folder
+        does not fit; at the end, if a training failed, with its folder.
+    """
+    if not is_local(out_dir):
+        raise ValueError(f"--out={out_dir} must be a local folder")
+    out = Path(out_dir)
+    attributes = schema.load_attribute_set(config.data.dir)
+    labels = ablation_table.read_labels(config.data.dir, split)
+    num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
+    num_steps = config.train.num_steps or round(
+        config.train.num_epochs * num_examples / config.data.batch_size
+    )
+    _check_cells(config, attributes, seeds)
+
+    with _locked(out):
+        _claim(out, checkpointing.run_metadata(config, attributes, num_examples))
+        runs = _plan(out, seeds, config.train.seed)
+        failed = []
+        for number, run in enumerate(runs, 1):
+            name = f"cell {number} of {len(runs)}: {run.cell}, seed {run.seed}"
+            if (run.workdir / split).exists():
+                logging.info("%s is finished", name)
+                continue
+            logging.info(name)
+            overrides = {**CELLS[run.cell], "train.seed": run.seed}
+            train = [*config_arguments, *(f"--config.{k}={v}" for k, v in overrides.items())]
+            if not _train_and_evaluate(run, train, config.data.dir, split, num_steps):
+                logging.error("%s failed; what it said stands above", name)
+                failed.append(run)
+                continue
+            _write_table(out, runs, labels, split)
+        # Also where nothing was left to do: another split or choice of cells is another table.
+        _write_table(out, runs, labels, split)
+    if failed:
+        folders = ", ".join(str(run.workdir) for run in failed)
+        raise ChildProcessError(
+            f"{len(failed)} of {len(runs)} trainings failed: {folders}; "
+            "the same command tries them again"
+        )
+
+
+def _plan(out: Path, seeds: Mapping[str, int], first_seed: int) -> list[Run]:
+    """All runs, one seed of every cell before the second of any: the table is soon complete."""
+    return [
+        Run(cell, seed, out / cell.strip("+").replace("+", "-").lower() / f"seed-{seed}")
+        for seed in range(first_seed, first_seed + max(seeds.values()))
+        for cell, count in seeds.items()
+        if seed < first_seed + count
+    ]
+
+
+def _train_and_evaluate(
+    run: Run, config_arguments: Sequence[str], data_dir: str, split: str, num_steps: int
+) -> bool:
+    """Whether both commands came to their end; then RUN/SPLIT is there, and whole."""
+    partial = run.workdir / f"{split}.partial"
+    train = ["experiments.train", *config_arguments, f"--workdir={run.workdir}"]
+    evaluate = [
+        "experiments.evaluate",
+        f"--workdir={run.workdir}",
+        f"--step={num_steps}",  # fails if someone stopped the training alone
+        f"--data_dir={data_dir}",
+        f"--split={split}",
+        f"--out={partial}",
+    ]
+    if _call(train) or _call(evaluate):
+        return False
+    partial.rename(run.workdir / split)
+    return True
+
+
+def _call(arguments: Sequence[str]) -> int:
+    """Runs a program of ours to its end, and returns its exit status.
+
+    Ctrl-C in a terminal goes to a whole process group. The program has one of its own, so that all
+    it gets is one SIGTERM, upon which a training saves its step. It inherits the lock: if it
+    outlives us, no second ablation writes beside it.
+    """
+    logging.info("python -m %s", shlex.join(arguments))
+    command = [sys.executable, "-m", *arguments]
+    process = subprocess.Popen(command, process_group=0, close_fds=False)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+
+
+def _write_table(out: Path, runs: Sequence[Run], labels: ablation_table.Labels, split: str) -> None:
+    """Writes the table of what is finished, once the baseline is."""
+    finished: dict[str, list[Path]] = {cell: [] for cell in dict.fromkeys(r.cell for r in runs)}
+    for run in runs:
+        if (run.workdir / split).exists():
+            finished[run.cell].append(run.workdir / split)
+    if not finished[runs[0].cell]:
+        return
+    ablation_table.write(
+        out,
+        ablation_table.summarize({k: v for k, v in finished.items() if v}, labels),
+        title=f"Ablation on {split}, {len(labels.keys)} faces",
+        provenance={
+            "Command": f"`{shlex.join(['python', '-m', 'experiments.ablate', *sys.argv[1:]])}`",
+            "Code": checkpointing.git_revision(),
+            "Finished": f"{sum(map(len, finished.values()))} of {len(runs)} trainings",
+        },
+    )
+    logging.info("table: %s", out / "ablation.md")
+
+
+def _check_cells(
+    config: ml_collections.ConfigDict, attributes: AttributeSet, cells: Iterable[str]
+) -> None:
+    """Raises ValueError if the config is not of the full network, or a cell does not build."""
+    model = config.model
+    if model.name != "mgmtn" or model.masks not in ("fcn", "unet") or model.fusion == "none":
+        raise ValueError(
+            "an ablation starts from the full network, and takes parts away itself: model.name="
+            f"{model.name}, model.masks={model.masks}, model.fusion={model.fusion} are not that"
+        )
+    for cell in cells:
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(CELLS[cell])
+        training.network_builder(changed, attributes)
+
+
+def _claim(out: Path, metadata: dict[str, Any]) -> None:
+    """Writes `config.json`, or checks that the one there belongs to the same ablation."""
+    path = out / "config.json"
+    if path.exists():
+        differing = checkpointing.differing_fields(json.loads(path.read_text()), metadata)
+        if differing:
+            raise ValueError(f"{out} holds another ablation: {'; '.join(differing)}")
+    path.write_text(json.dumps(metadata, indent=1))
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keeps a second ablation out of the folder, until no process is left that has the lock."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another ablation is at work in {out}") from None
+        os.set_inheritable(file.fileno(), True)
+        yield
+
+
+def _parse_seeds(cells: Sequence[str], seeds: Sequence[str]) -> dict[str, int]:
+    """Cell -> number of seeds, in the order of `cells`.
+
+    Raises:
+      ValueError: for an unknown cell, and for a number of seeds that is missing or not a number.
+    """
+    counts: dict[str, str] = {}
+    for item in seeds:
+        cell, _, count = item.rpartition(":")
+        counts[cell] = count
+    for cell in {*cells, *counts} - {""}:
+        if cell not in CELLS:
+            raise ValueError(f"there is no cell {cell!r}, only {', '.join(CELLS)}")
+    parsed = {cell: counts.get(cell, counts.get("", "")) for cell in cells}
+    for cell, count in parsed.items():
+        if not count.isdecimal() or int(count) < 1:
+            raise ValueError(f"--seeds={','.join(seeds)} gives {cell} no number of seeds above 0")
+    return {cell: int(count) for cell, count in parsed.items()}
+
+
+def _main() -> None:
+    flag = flags.FLAGS["config"]
+    overrides = config_flags.get_override_values(flag)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
+    try:
+        ablate(
+            _CONFIG.value,
+            [
+                f"--config={config_flags.get_config_filename(flag)}",
+                *(f"--config.{field}={value}" for field, value in overrides.items()),
+            ],
+            _OUT.value,
+            _parse_seeds(_CELLS.value, _SEEDS.value),
+            _SPLIT.value,
+        )
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "out"])
+    cli.run(_main)
