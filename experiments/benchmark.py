@@ -2,9 +2,21 @@
 
     python -m experiments.benchmark input --data_dir=DATA_SET [--image_size=224] [--batch_size=64]
     python -m experiments.benchmark landmarks --source=csv --data_dir=MY_FACES [--limit=1000]
+    python -m experiments.benchmark step [--image_size=224] [--batch_size=8] [--variants=...]
 
 One JSON line for each figure. Close other programs first; the medians forgive short disturbances,
 not a busy machine.
+
+`step` compares networks on one device; it needs no data. A variant is what differs from
+experiments/configs/common.py in its group `model`, and the first one counts as 1.0. What a wider
+mask decoder costs a ResNet-18 in bfloat16, for example:
+
+    python -m experiments.benchmark step --image_size=112 --batch_size=32 \\
+        --variants='dtype=bfloat16 name=global,dtype=bfloat16,dtype=bfloat16 mask_width=64'
+
+Without --variants: ResNet-50 and ResNeSt-50, plain and as MGMTN, and the reported form. Of each
+you get `multiply_adds` of one face, forward, as XLA counts them (convolutions without the zeros of
+their padding); seconds of a batch, forward and for a training step; `step_bytes` of that step.
 """
 
 from __future__ import annotations
@@ -14,7 +26,7 @@ import os
 
 from absl import app, flags
 
-from experiments import benchmark_input, benchmark_landmarks, cli
+from experiments import benchmark_input, benchmark_landmarks, benchmark_step, cli
 from landmarks.sources import SOURCES
 
 _DATA_DIR = flags.DEFINE_string(
@@ -22,9 +34,11 @@ _DATA_DIR = flags.DEFINE_string(
 )
 _SPLIT = flags.DEFINE_string("split", "train", "input: the split that is read.")
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", 224, "input: side of the crops in pixels.", lower_bound=1
+    "image_size", 224, "input, step: side of the crops in pixels.", lower_bound=1
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "input: faces in a batch.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "input, step: faces in a batch. By default 64 and 8.", lower_bound=1
+)
 _NUM_THREADS = flags.DEFINE_integer(
     "num_threads", os.cpu_count() or 1, "input: threads of the pipeline.", lower_bound=1
 )
@@ -40,6 +54,11 @@ _LIMIT = flags.DEFINE_integer(
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", os.cpu_count() or 1, "landmarks: processes to compare with one.", lower_bound=2
 )
+_VARIANTS = flags.DEFINE_list(
+    "variants",
+    list(benchmark_step.VARIANTS),
+    "step: networks, separated by commas; of each, `field=value` of config.model, by spaces.",
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements; the median counts.", lower_bound=1)
 
 
@@ -48,7 +67,11 @@ def measure_input() -> None:
     if _DATA_DIR.value is None:
         raise app.UsageError("the benchmark `input` needs --data_dir, a data set folder")
     setting = benchmark_input.Setting(
-        _DATA_DIR.value, _SPLIT.value, _IMAGE_SIZE.value, _BATCH_SIZE.value, _NUM_THREADS.value
+        _DATA_DIR.value,
+        _SPLIT.value,
+        _IMAGE_SIZE.value,
+        _BATCH_SIZE.value or 64,
+        _NUM_THREADS.value,
     )
     print(json.dumps(benchmark_input.decode_rate(setting)), flush=True)
     for figure in benchmark_input.figures(setting, _NUM_BATCHES.value, _ROUNDS.value):
@@ -63,7 +86,15 @@ def measure_landmarks() -> None:
         print(json.dumps(figure), flush=True)
 
 
-BENCHMARKS = {"input": measure_input, "landmarks": measure_landmarks}
+def measure_step() -> None:
+    """What networks cost, beside the first of them."""
+    for figure in benchmark_step.step_figures(
+        _VARIANTS.value, _IMAGE_SIZE.value, _BATCH_SIZE.value or 8, _ROUNDS.value
+    ):
+        print(json.dumps(figure), flush=True)
+
+
+BENCHMARKS = {"input": measure_input, "landmarks": measure_landmarks, "step": measure_step}
 
 
 def main(*names: str) -> None:
