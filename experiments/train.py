@@ -25,12 +25,20 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from experiments import cli
-from mgmtn_jax import checkpointing, inference, metrics, partitioning, training
+from mgmtn_jax import (
+    checkpointing,
+    inference,
+    metrics,
+    partitioning,
+    pretraining,
+    training,
+)
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.data.augmentation import Augmentation
 from mgmtn_jax.metric_writer import MetricWriter
 from mgmtn_jax.models import functional
+from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.progress import Speed
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -59,7 +67,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
 
     # --- mesh, network, optimizer
     mesh = partitioning.create_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
-    build = training.network_builder(config, attributes)
+    build = network_builder(config, attributes)
     network = functional.create(build)
     optimizer, schedule = training.create_optimizer(config, num_steps)
 
@@ -84,6 +92,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
         # Dozens of random draws take XLA's CPU backend half a minute to optimize, for one run.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         state = jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
+        if config.model.pretrained:
+            state = jax.device_put(pretraining.with_pretrained(config.model, state), shardings)
     start_step = int(state["step"])
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     logging.info(

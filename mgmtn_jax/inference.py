@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from mgmtn_jax import checkpointing, partitioning, training
 from mgmtn_jax.attributes import REGIONS, AttributeSet
 from mgmtn_jax.models import functional
+from mgmtn_jax.models.build import network_builder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Predictor:
         step, metadata = checkpointing.load_metadata(workdir, step)
         config = ml_collections.ConfigDict(metadata["config"])
         attributes = AttributeSet.from_dict(metadata["attributes"])
-        build = training.network_builder(config, attributes)
+        build = network_builder(config, attributes)
         mesh = partitioning.create_mesh(-1, 1, jax.device_count())
         params, batch_stats = jax.eval_shape(
             lambda key: functional.init(build, key), jax.random.key(0)

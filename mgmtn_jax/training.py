@@ -15,15 +15,11 @@ from jaxtyping import Array, Float, UInt8
 from mgmtn_jax import losses
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.aml import MASK_PARTS, Landmarks, draw_masks
-from mgmtn_jax.models.build import network_builder as network_builder  # offered here too
+from mgmtn_jax.models.layers import IMAGE_MEAN, IMAGE_STD
 
 State = dict[str, Any]
 """step int32, params, batch_stats, opt_state. The key of a step's dropout is a function of
 (seed, step), so there is no generator to carry."""
-
-IMAGE_MEAN = (123.675, 116.28, 103.53)
-IMAGE_STD = (58.395, 57.12, 57.375)
-"""Of ImageNet, in grey levels, so that published weights see what they were trained on."""
 
 
 def normalize(images: UInt8[Array, "b s s 3"], dtype: jnp.dtype) -> Float[Array, "b s s 3"]:
@@ -83,6 +79,9 @@ def create_optimizer(
         stages = [cosine(mask_only_steps), cosine(num_steps - mask_only_steps)]
         schedule = optax.join_schedules(stages, [mask_only_steps])
 
+    if not 0 <= optimizer.trunk_scale <= 1:
+        raise ValueError(f"optimizer.trunk_scale={optimizer.trunk_scale} is not in 0 to 1")
+
     def kernels(params: functional.Variables) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
@@ -96,6 +95,9 @@ def create_optimizer(
     else:
         raise ValueError(f"optimizer.name={optimizer.name!r} is not one of adamw, sgd")
     update = optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), update)
+    if optimizer.trunk_scale != 1:
+        trunk = optax.masked(optax.scale(optimizer.trunk_scale), _only(("trunk",)))
+        update = optax.chain(update, trunk)
     if mask_only_steps:
         # Gradients, so that clipping sees those that count; updates, for momentum and decay.
         freeze = _freeze(MASK_PARTS[config.model.masks], mask_only_steps)
@@ -106,16 +108,18 @@ def create_optimizer(
 def _freeze(mask_parts: Sequence[str], mask_only_steps: int) -> optax.GradientTransformation:
     """Zeroes what each of two stages leaves alone: all but the mask parts, then the mask parts."""
 
-    def chosen(params: functional.Variables) -> dict[str, bool]:
-        return {name: name in mask_parts for name in params}
-
-    def others(params: functional.Variables) -> dict[str, bool]:
-        return {name: name not in mask_parts for name in params}
-
+    first = optax.scale_by_schedule(lambda step: step < mask_only_steps)
+    second = optax.scale_by_schedule(lambda step: step >= mask_only_steps)
     return optax.chain(
-        optax.masked(optax.scale_by_schedule(lambda step: step < mask_only_steps), chosen),
-        optax.masked(optax.scale_by_schedule(lambda step: step >= mask_only_steps), others),
+        optax.masked(first, _only(mask_parts)), optax.masked(second, _only(mask_parts, False))
     )
+
+
+def _only(
+    parts: Sequence[str], inside: bool = True
+) -> Callable[[functional.Variables], dict[str, bool]]:
+    """A mask for `optax.masked`: the named parts of the network, or all others."""
+    return lambda params: {name: (name in parts) == inside for name in params}
 
 
 def init_state(
@@ -141,7 +145,7 @@ def make_train_step(
 ) -> Callable[[State, dict[str, jax.Array]], tuple[State, dict[str, jax.Array]]]:
     """Returns `train_step(state, batch) -> (state, scalars)`, pure and ready for `jax.jit`."""
     dtype, seed = jnp.dtype(config.model.dtype), config.train.seed
-    image_size = config.data.image_size
+    image_size, trunk_learns = config.data.image_size, config.optimizer.trunk_scale > 0
 
     def loss_fn(
         params: functional.Variables,
@@ -149,6 +153,8 @@ def make_train_step(
         batch: dict[str, jax.Array],
         step: jax.Array,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], functional.Variables]]:
+        if not trunk_learns:  # Its backward pass falls away.
+            params = params | {"trunk": jax.lax.stop_gradient(params["trunk"])}
         outputs, batch_stats = network(
             params,
             batch_stats,

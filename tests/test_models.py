@@ -9,6 +9,7 @@ from flax import nnx
 from mgmtn_jax import training
 from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
 from mgmtn_jax.models import build, functional
+from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.models.g2ff import fused_stages, masked_pool
 from mgmtn_jax.models.layers import max_pool_3x3
 from mgmtn_jax.models.resnet import ResNet
@@ -16,7 +17,7 @@ from tests.tiny import tiny_batch, tiny_config
 
 
 def _create(config, attributes=CELEBA):
-    build = training.network_builder(config, attributes)
+    build = network_builder(config, attributes)
     init = jax.jit(
         lambda key: functional.init(build, key),
         compiler_options={"xla_backend_optimization_level": 0},
@@ -108,4 +109,4 @@ def test_evaluation_leaves_batch_statistics_and_training_moves_them():
 @pytest.mark.parametrize("field", build.CHOICES)
 def test_unknown_names_are_answered_with_the_known_ones(field):
     with pytest.raises(ValueError, match=f"model.{field}='resnet17' is not one of"):
-        training.network_builder(tiny_config(**{field: "resnet17"}), CELEBA)
+        network_builder(tiny_config(**{field: "resnet17"}), CELEBA)

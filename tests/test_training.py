@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 from mgmtn_jax import losses, partitioning, training
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.models import functional, trunks
+from mgmtn_jax.models.build import network_builder
 from tests.stubs import StubTrunk
 from tests.tiny import tiny_batch, tiny_config
 
@@ -37,7 +38,7 @@ def test_mask_loss_is_zero_for_right_masks_and_skips_guessed_landmarks():
 
 
 def _setup(config):
-    build = training.network_builder(config, ATTRIBUTES)
+    build = network_builder(config, ATTRIBUTES)
     optimizer, schedule = training.create_optimizer(config, 30)
     step = training.make_train_step(functional.create(build), optimizer, schedule, config)
     init = jax.jit(

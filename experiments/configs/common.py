@@ -28,7 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "mgmtn"  # mgmtn | global | global_multiscale: see mgmtn_jax.models.mgmtn
-    model.trunk = "resnet18"  # resnet18 | 34 | 50 | 101, resnet18d .. resnet101d, resnest50d, ...
+    model.trunk = "resnet18"  # a name of mgmtn_jax.models.trunks.TRUNKS
+    model.pretrained = ""  # what the trunk starts with: see mgmtn_jax.pretraining
     model.width = 64  # channels of the stem: 64 is the standard network
     model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters stay float32
     model.masks = "fcn"  # fcn | unet | oracle | uniform: see mgmtn_jax.models.aml
@@ -45,6 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "adamw"  # adamw | sgd
     optimizer.learning_rate = 2e-3  # peak, after the warm-up and before the cosine decay to zero
+    optimizer.trunk_scale = 1.0  # of the learning rate, for the trunk; 0 freezes it
     optimizer.warmup_fraction = 0.1  # of all steps
     optimizer.weight_decay = 0.05  # on kernels only
     optimizer.momentum = 0.9  # sgd only

@@ -1,9 +1,9 @@
-"""What trunks and heads are built of: convolution with BatchNorm, and pooling."""
+"""What a trunk is, and what trunks and heads are built of: convolution with BatchNorm, pooling."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +11,46 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 FLOAT32 = jnp.dtype(jnp.float32)
+
+IMAGE_MEAN = (123.675, 116.28, 103.53)
+IMAGE_STD = (58.395, 57.12, 57.375)
+"""Of ImageNet, in grey levels, by which images are normalized: published weights see what they were
+trained on."""
+
 HE_NORMAL = jax.nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
-def max_pool_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The maximum of each 3x3 neighborhood at stride 2, padded by one cell.
+class Trunk(Protocol):
+    """What MGMTN and the baselines ask of a trunk.
+
+    Attributes:
+      channels: channels of C2, C3, and so on.
+      strides: their strides in input pixels.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool
+    ) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """Returns the maps of all stages, of ceil(h / stride) x ceil(w / stride) cells each."""
+
+
+def max_pool_3x3(
+    x: Float[Array, "b h w c"], padding: tuple[int, int] = (1, 1)
+) -> Float[Array, "b h2 w2 c"]:
+    """The maximum of each 3x3 neighborhood at stride 2, padded by so many cells at either end.
 
     Written as two one-dimensional maxima because the gradient of XLA's windowed maximum
     (select-and-scatter) takes a sixth of a small network's whole step on a CPU, four times this.
     """
     for axis in (1, 2):
-        size = x.shape[axis]
-        pads = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
+        end = x.shape[axis] + sum(padding) - 2
+        pads = [padding if a == axis else (0, 0) for a in range(x.ndim)]
         padded = jnp.pad(x, pads, constant_values=-jnp.inf)
         windows = [
-            jax.lax.slice_in_dim(padded, start, start + size, stride=2, axis=axis)
+            jax.lax.slice_in_dim(padded, start, start + end, stride=2, axis=axis)
             for start in range(3)
         ]
         x = functools.reduce(jnp.maximum, windows)

@@ -27,8 +27,7 @@ from jaxtyping import Array, Float
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.models.aml import Landmarks, MaskNetwork
 from mgmtn_jax.models.g2ff import G2FF, fused_stages
-from mgmtn_jax.models.layers import FLOAT32
-from mgmtn_jax.models.resnet import ResNet
+from mgmtn_jax.models.layers import FLOAT32, Trunk
 
 
 class Outputs(NamedTuple):
@@ -49,7 +48,7 @@ class GlobalNetwork(nnx.Module):
 
     def __init__(
         self,
-        trunk: ResNet,
+        trunk: Trunk,
         attributes: AttributeSet,
         *,
         stages: Sequence[int],
@@ -90,7 +89,7 @@ class MGMTN(nnx.Module):
 
     def __init__(
         self,
-        trunk: ResNet,
+        trunk: Trunk,
         aml: MaskNetwork,
         attributes: AttributeSet,
         *,
