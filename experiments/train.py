@@ -86,8 +86,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
     # clearer one
     metadata = checkpointing.run_metadata(config, attributes, num_examples)
     _claim_workdir(workdir, metadata)
-    checkpointer = checkpointing.open_checkpointer(workdir, keep=config.checkpoint.keep)
-    state = checkpointing.restore_latest(checkpointer, abstract_state)
+    checkpoints = checkpointing.Checkpoints(
+        workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
+    )
+    state = checkpoints.restore_latest(abstract_state)
     if state is None:
         # Dozens of random draws take XLA's CPU backend half a minute to optimize, for one run.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -154,21 +156,23 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
             writer.write(done, "train", row)
             bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.1f}")
             logging.info(speed.describe(done, row))
+        validation = None
         if done % evaluate_every == 0 or done == num_steps:
             jax.block_until_ready(state)  # what is still running is training, not evaluation
             with speed.paused():
-                row = _evaluate(config, attributes, mesh, eval_step, state)
-            writer.write(done, "validation", row)
-            logging.info("validation %s", " ".join(f"{k} {v:.2f}" for k, v in row.items()))
-        if done % config.checkpoint.every_steps == 0 or done == num_steps or stop():
+                validation = _evaluate(config, attributes, mesh, eval_step, state)
+            writer.write(done, "validation", validation)
+            logging.info("validation %s", " ".join(f"{k} {v:.2f}" for k, v in validation.items()))
+        best = validation is not None and checkpoints.is_best(validation["accuracy"])
+        if done % config.checkpoint.every_steps == 0 or best or done == num_steps or stop():
             with speed.paused():
                 _require_finite(done, jax.device_get(scalars))
-                checkpointing.save(checkpointer, done, state, metadata)
+                checkpoints.save(done, state, metadata, validation)
         if stop():
             logging.warning("SIGTERM: saved step %d; the same command goes on from here", done)
             break
     batches.close()
-    checkpointer.close()  # waits for the last save
+    checkpoints.close()  # waits for the last save
     writer.close()
 
 
@@ -181,7 +185,7 @@ def _evaluate(
 ) -> dict[str, float]:
     """Mean accuracy, balanced accuracy and mask IoU on the validation split, in percent."""
     predictions = inference.predict_split(
-        functools.partial(eval_step, state["params"], state["batch_stats"]),
+        functools.partial(eval_step, state.get("ema", state["params"]), state["batch_stats"]),
         pipeline.evaluation_batches(
             config.data.dir,
             split=config.data.validation_split,

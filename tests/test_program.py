@@ -108,7 +108,7 @@ def test_an_interrupted_run_ends_where_the_undisturbed_one_does(
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
-    first = tmp_path / "checkpoints" / str(SAVE_EVERY)
+    first = tmp_path / "checkpoints" / str(SAVE_EVERY) / "SHA256SUMS"
     deadline = time.monotonic() + 120
     while not first.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)

@@ -61,7 +61,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_steps = 500  # and at the end
-    checkpoint.keep = 2  # newest ones
+    checkpoint.keep = 2  # newest ones, two at least
+    checkpoint.keep_best = 1  # besides: those of the best validation accuracy, saved for it
 
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.data = -1  # devices along the batch; -1: those that fsdp leaves
