@@ -18,6 +18,7 @@ from experiments.configs import common
 from mgmtn_jax import training
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import functional
+from mgmtn_jax.models.build import network_builder
 
 VARIANTS = (
     "trunk=resnet50 name=global",
@@ -115,7 +116,7 @@ def _config(variant: str, image_size: int, batch_size: int) -> ml_collections.Co
 
 
 def _prepare(config: ml_collections.ConfigDict) -> _Subject:
-    build = training.network_builder(config, CELEBA)
+    build = network_builder(config, CELEBA)
     network = functional.create(build)
     optimizer, schedule = training.create_optimizer(config, num_steps=10_000)
     init = functools.partial(training.init_state, build, optimizer)
