@@ -20,40 +20,29 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 from absl import flags, logging
+from etils import epath
 from ml_collections import config_flags
 
-from experiments import ablation_table, cli
-from mgmtn_jax import checkpointing, training
-from mgmtn_jax.attributes import AttributeSet
+from experiments import ablation_cells, ablation_table, cli
+from experiments.ablation_cells import Run
+from mgmtn_jax import checkpointing
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.data.storage import is_local
-
-CELLS: dict[str, dict[str, str]] = {
-    "global": {"model.name": "global", "model.mask_training": "stop_gradient"},
-    "global_multiscale": {
-        "model.name": "global_multiscale",
-        "model.mask_training": "stop_gradient",
-    },
-    "uniform": {"model.masks": "uniform", "model.mask_training": "stop_gradient"},
-    "+AML": {"model.fusion": "none"},
-    "+AML+G2FF": {},
-    "oracle": {"model.masks": "oracle", "model.mask_training": "stop_gradient"},
-}
-"""Cell -> what it changes in the config of the full network; `mgmtn_jax.models.mgmtn` says what the
-cells are. Two stages need masks to train, so those without any are trained in one."""
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The full network, one of experiments/configs/*.py."
 )
 _OUT = flags.DEFINE_string("out", None, "Local folder for the trainings and the table.")
 _CELLS = flags.DEFINE_list(
-    "cells", list(CELLS), "Which to train; the first is what the others are compared with."
+    "cells",
+    list(ablation_cells.CELLS),
+    "Which to train; the first is what the others are compared with.",
 )
 _SEEDS = flags.DEFINE_list(
     "seeds", ["3"], "Seeds of every cell, then exceptions: --seeds=1,global:3,+AML+G2FF:3."
@@ -61,18 +50,10 @@ _SEEDS = flags.DEFINE_list(
 _SPLIT = flags.DEFINE_string("split", "validation", "Split that the table is about.")
 
 
-class Run(NamedTuple):
-    """One training of the table, and where it lies."""
-
-    cell: str
-    seed: int
-    workdir: Path
-
-
 def ablate(
     config: ml_collections.ConfigDict,
     config_arguments: Sequence[str],
-    out_dir: str,
+    out_dir: epath.PathLike,
     seeds: Mapping[str, int],
     split: str,
 ) -> None:
@@ -98,11 +79,11 @@ def ablate(
     num_steps = config.train.num_steps or round(
         config.train.num_epochs * num_examples / config.data.batch_size
     )
-    _check_cells(config, attributes, seeds)
+    ablation_cells.check(config, attributes, seeds)
 
     with _locked(out):
         _claim(out, checkpointing.run_metadata(config, attributes, num_examples))
-        runs = _plan(out, seeds, config.train.seed)
+        runs = ablation_cells.plan(out, seeds, config.train.seed)
         failed = []
         for number, run in enumerate(runs, 1):
             name = f"cell {number} of {len(runs)}: {run.cell}, seed {run.seed}"
@@ -110,9 +91,7 @@ def ablate(
                 logging.info("%s is finished", name)
                 continue
             logging.info(name)
-            overrides = {**CELLS[run.cell], "train.seed": run.seed}
-            train = [*config_arguments, *(f"--config.{k}={v}" for k, v in overrides.items())]
-            if not _train_and_evaluate(run, train, config.data.dir, split, num_steps):
+            if not _train_and_evaluate(run, config_arguments, config.data.dir, split, num_steps):
                 logging.error("%s failed; what it said stands above", name)
                 failed.append(run)
                 continue
@@ -127,22 +106,17 @@ def ablate(
         )
 
 
-def _plan(out: Path, seeds: Mapping[str, int], first_seed: int) -> list[Run]:
-    """All runs, one seed of every cell before the second of any: the table is soon complete."""
-    return [
-        Run(cell, seed, out / cell.strip("+").replace("+", "-").lower() / f"seed-{seed}")
-        for seed in range(first_seed, first_seed + max(seeds.values()))
-        for cell, count in seeds.items()
-        if seed < first_seed + count
-    ]
-
-
 def _train_and_evaluate(
     run: Run, config_arguments: Sequence[str], data_dir: str, split: str, num_steps: int
 ) -> bool:
     """Whether both commands came to their end; then RUN/SPLIT is there, and whole."""
     partial = run.workdir / f"{split}.partial"
-    train = ["experiments.train", *config_arguments, f"--workdir={run.workdir}"]
+    train = [
+        "experiments.train",
+        *config_arguments,
+        *(f"--config.{field}={value}" for field, value in run.overrides.items()),
+        f"--workdir={run.workdir}",
+    ]
     evaluate = [
         "experiments.evaluate",
         f"--workdir={run.workdir}",
@@ -196,22 +170,6 @@ def _write_table(out: Path, runs: Sequence[Run], labels: ablation_table.Labels, 
     logging.info("table: %s", out / "ablation.md")
 
 
-def _check_cells(
-    config: ml_collections.ConfigDict, attributes: AttributeSet, cells: Iterable[str]
-) -> None:
-    """Raises ValueError if the config is not of the full network, or a cell does not build."""
-    model = config.model
-    if model.name != "mgmtn" or model.masks not in ("fcn", "unet") or model.fusion == "none":
-        raise ValueError(
-            "an ablation starts from the full network, and takes parts away itself: model.name="
-            f"{model.name}, model.masks={model.masks}, model.fusion={model.fusion} are not that"
-        )
-    for cell in cells:
-        changed = config.copy_and_resolve_references()
-        changed.update_from_flattened_dict(CELLS[cell])
-        training.network_builder(changed, attributes)
-
-
 def _claim(out: Path, metadata: dict[str, Any]) -> None:
     """Writes `config.json`, or checks that the one there belongs to the same ablation."""
     path = out / "config.json"
@@ -235,26 +193,6 @@ def _locked(out: Path) -> Iterator[None]:
         yield
 
 
-def _parse_seeds(cells: Sequence[str], seeds: Sequence[str]) -> dict[str, int]:
-    """Cell -> number of seeds, in the order of `cells`.
-
-    Raises:
-      ValueError: for an unknown cell, and for a number of seeds that is missing or not a number.
-    """
-    counts: dict[str, str] = {}
-    for item in seeds:
-        cell, _, count = item.rpartition(":")
-        counts[cell] = count
-    for cell in {*cells, *counts} - {""}:
-        if cell not in CELLS:
-            raise ValueError(f"there is no cell {cell!r}, only {', '.join(CELLS)}")
-    parsed = {cell: counts.get(cell, counts.get("", "")) for cell in cells}
-    for cell, count in parsed.items():
-        if not count.isdecimal() or int(count) < 1:
-            raise ValueError(f"--seeds={','.join(seeds)} gives {cell} no number of seeds above 0")
-    return {cell: int(count) for cell, count in parsed.items()}
-
-
 def _main() -> None:
     flag = flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag)
@@ -267,7 +205,7 @@ def _main() -> None:
                 *(f"--config.{field}={value}" for field, value in overrides.items()),
             ],
             _OUT.value,
-            _parse_seeds(_CELLS.value, _SEEDS.value),
+            ablation_cells.parse_seeds(_CELLS.value, _SEEDS.value),
             _SPLIT.value,
         )
     except KeyboardInterrupt:

@@ -152,12 +152,12 @@ def _markdown(rows: Sequence[Row], title: str, provenance: Mapping[str, str]) ->
                 _figure(row.balanced_accuracy),
                 "–"
                 if row.difference is None
-                else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*row.difference),
+                else "{:+z.2f} [{:+z.2f}, {:+z.2f}]".format(*row.difference),
                 _figure(row.mask_iou, digits=3),
                 *(_figure(row.per_group[group]) for group in groups),
             ]
         )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("-0.00", "0.00")
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     facts = "\n".join(f"- {label}: {text}" for label, text in provenance.items())
     return f"""# {title}
 
@@ -191,7 +191,7 @@ def _fields(row: Row) -> dict[str, str | int | float | None]:
 
 
 def _draw(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Differences to the first row with their intervals, and a faint dot for every seed."""
+    """Differences to the first row with their intervals, and a faint dot below for every seed."""
     baseline = rows[0]
     with matplotlib.rc_context({"svg.hashsalt": "mgmtn", "font.size": 9}):
         figure = Figure(figsize=(7, 1.2 + 0.4 * len(rows)), layout="constrained")
@@ -199,7 +199,7 @@ def _draw(path: Path, rows: Sequence[Row], title: str) -> None:
         axes.axvline(0, color=_FAINT, linewidth=0.8)
         for y, row in enumerate(rows):
             seeds = np.array(row.accuracies) - baseline.accuracy
-            axes.plot(seeds, np.full(len(seeds), y), "o", color=_FAINT, markersize=3)
+            axes.plot(seeds, np.full(len(seeds), y + 0.2), "o", color=_FAINT, markersize=3)
             if row.difference is not None:
                 axes.plot(row.difference[1:], (y, y), color=_INK, linewidth=1.6)
             axes.plot(row.accuracy - baseline.accuracy, y, "o", color=_INK, markersize=6)
