@@ -1,6 +1,20 @@
-"""Eight CPU devices for every test, so that sharding is exercised wherever it is used."""
+"""What every test has: eight CPU devices, so that sharding is exercised wherever it is used.
+
+And what it may ask for: a bucket.
+"""
 
 import os
 
+import pytest
+from bucket import Bucket
+from etils import epath
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """The URL of an empty folder."""
+    Bucket.install(monkeypatch)
+    return epath.Path("gs://bucket/faces")

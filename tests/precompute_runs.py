@@ -8,11 +8,27 @@ import sys
 import tempfile
 from pathlib import Path
 
+from landmarks.task import Task
 from mgmtn_jax.data import schema
 
 ROOT = Path(__file__).parents[1]
 LIMIT, NUM_SHARDS = 40, 20
 DRAWN = ("--source=drawn", f"--limit={LIMIT}", f"--num_shards={NUM_SHARDS}", "--seed=5")
+
+
+def drawn_task(out_dir, limit, num_shards):
+    """The same faces, as a task for the stage's functions."""
+    return Task(
+        source="drawn",
+        data_dir=None,
+        out_dir=str(out_dir),
+        limit=limit,
+        seed=5,
+        num_shards=num_shards,
+        detector="hog",
+        upsample=0,
+        max_pixels=10**6,
+    )
 
 
 def start(out_dir, *flags, module="landmarks.precompute"):

@@ -2,10 +2,10 @@
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from precompute_runs import DRAWN, contents, ended, start, uninterrupted
+from precompute_runs import DRAWN, contents, drawn_task, ended, start, uninterrupted
 
 from landmarks import beam_pipeline, shards
-from landmarks.task import StageError, Task
+from landmarks.task import StageError
 
 
 def test_two_beam_workers_make_the_same_data_set_as_a_local_run(tmp_path):
@@ -16,17 +16,7 @@ def test_two_beam_workers_make_the_same_data_set_as_a_local_run(tmp_path):
 
 
 def test_a_worker_that_sees_another_folder_ends_the_pipeline(tmp_path):
-    task = Task(
-        source="drawn",
-        data_dir=None,
-        out_dir=str(tmp_path),
-        limit=3,
-        seed=5,
-        num_shards=1,
-        detector="hog",
-        upsample=0,
-        max_pixels=10**6,
-    )
+    task = drawn_task(tmp_path, 3, 1)
     source = task.read_source()
     missing = shards.plan_shards(source, 1)
     with pytest.raises(StageError, match=r"this worker sees no unfinished data set in"):

@@ -7,7 +7,6 @@ import zipfile
 import numpy as np
 import pytest
 from source_layouts import read, write_zip
-from test_storage import bucket  # noqa: F401
 
 NUM_IMAGES = 60
 IMAGES = {f"{i}ö.jpg": bytes([i]) * 500 for i in range(NUM_IMAGES)}
@@ -69,7 +68,7 @@ def test_what_is_no_zip_file_is_named(zipped):
             read("celeba", zipped)
 
 
-def test_sources_behind_a_url(bucket, tmp_path):  # noqa: F811
+def test_sources_behind_a_url(bucket, tmp_path):
     write_zip(tmp_path / "images.zip", {"1.jpg": b"zipped"})
     (bucket / "images").mkdir(parents=True)
     for name, data in {

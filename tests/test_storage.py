@@ -4,46 +4,17 @@ import errno
 import resource
 from concurrent.futures import ThreadPoolExecutor
 
-import fsspec
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from bucket import Bucket
 from dotted_faces import write_dataset
 from etils import epath
-from etils.epath import gpath
 from etils.epath.testing import mock_epath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from mgmtn_jax.data import pipeline, schema, storage
 from mgmtn_jax.data.storage import RandomAccessFile, atomic_file
 from mgmtn_jax.data.tfrecord import CorruptRecordError, TFRecordSource, write_tfrecord
-
-
-class Bucket(MemoryFileSystem):
-    """Stands in for Google's storage. Files in it share one position, as a reminder to use none."""
-
-    protocol = "gs"
-    store, pseudo_dirs, ranges = {}, [""], []
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix("gs://"))
-
-    def cat_file(self, path, start=None, end=None, **kwargs):
-        self.ranges.append(end - start)
-        return super().cat_file(path, start, end, **kwargs)
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """The URL of an empty folder."""
-    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)  # Which would serve gs:// itself.
-    for name in ("gs", "gcs"):
-        fsspec.register_implementation(name, Bucket, clobber=True)
-    Bucket.store.clear()
-    Bucket.pseudo_dirs[:] = [""]
-    Bucket.ranges.clear()
-    return epath.Path("gs://bucket/faces")
 
 
 def names(folder):

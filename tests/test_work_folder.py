@@ -5,24 +5,9 @@ import threading
 
 import pytest
 from etils import epath
-from test_storage import bucket  # noqa: F401
+from precompute_runs import drawn_task
 
 from landmarks import shards, work_folder
-from landmarks.task import Task
-
-
-def task(out_dir):
-    return Task(
-        source="drawn",
-        data_dir=None,
-        out_dir=str(out_dir),
-        limit=4,
-        seed=5,
-        num_shards=3,
-        detector="hog",
-        upsample=0,
-        max_pixels=10**6,
-    )
 
 
 def test_a_folder_is_held_by_one_run_or_by_array_jobs(tmp_path):
@@ -86,9 +71,9 @@ def test_a_run_of_other_settings_is_not_resumed(tmp_path):
         work_folder.begin(tmp_path / "other" / "thesis.tex", settings)
 
 
-def test_a_folder_behind_a_url_gets_the_same_files(bucket, tmp_path):  # noqa: F811
+def test_a_folder_behind_a_url_gets_the_same_files(bucket, tmp_path):
     for out_dir in (tmp_path / "faces", bucket):
-        here = task(out_dir)
+        here = drawn_task(out_dir, 4, 3)
         source = here.read_source()
         settings = here.fingerprint(source)
         detector = here.load_detector(source.fallback_box)
