@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -18,6 +18,8 @@ from mgmtn_jax import checkpointing, partitioning, training
 from mgmtn_jax.attributes import REGIONS, AttributeSet
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
+
+_FACES_AT_A_TIME = 64  # on each device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,18 @@ def predict_split(
     )
 
 
+class FacePredictions(NamedTuple):
+    """What a network says of aligned faces.
+
+    Attributes:
+      probabilities: of yes, in the order of the attribute set.
+      masks: probability of each region of `REGIONS`; None for networks that predict no masks.
+    """
+
+    probabilities: Float[np.ndarray, "n a"]
+    masks: Float[np.ndarray, "n m m 8"] | None
+
+
 class Predictor:
     """A trained network as a function of aligned faces.
 
@@ -83,6 +97,9 @@ class Predictor:
       attributes: names and groups of what it predicts.
       step: of the checkpoint.
       revision: git revision of the code that trained it.
+      network: the network without its arrays.
+      model: its params and batch_stats.
+      mesh: all devices of the process group.
     """
 
     def __init__(
@@ -97,7 +114,7 @@ class Predictor:
     ) -> None:
         self.config, self.attributes = config, attributes
         self.step, self.revision, self.mesh = step, revision, mesh
-        self._model = model
+        self.network, self.model = network, model
         batch, whole = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
         placed = jax.tree.map(lambda leaf: leaf.sharding, model)
         self._eval_step = jax.jit(
@@ -136,32 +153,58 @@ class Predictor:
         network = functional.create(build)
         return cls(network, model, config, attributes, step, metadata["revision"], mesh)
 
+    @property
+    def needs_landmarks(self) -> bool:
+        """Whether it draws its masks from landmarks (`OracleMasks`)."""
+        return self.config.model.name == "mgmtn" and self.config.model.masks == "oracle"
+
     def eval_step(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """`training.make_eval_step` with this network's parameters, on a sharded batch."""
-        return self._eval_step(self._model["params"], self._model["batch_stats"], batch)
+        return self._eval_step(self.model["params"], self.model["batch_stats"], batch)
 
     def __call__(
-        self, images: UInt8[np.ndarray, "n s s 3"]
-    ) -> tuple[Float[np.ndarray, "n a"], Float[np.ndarray, "n m m 8"] | None]:
-        """Probabilities of yes, and mask probabilities in the order of `REGIONS` (None for a
-        network without masks), for aligned faces of any number.
+        self,
+        images: UInt8[np.ndarray, "n s s 3"],
+        landmarks: Float[np.ndarray, "n 68 2"] | None = None,
+    ) -> FacePredictions:
+        """Predicts aligned faces of any number.
+
+        A batch is filled up to a power of two, so that few sizes are ever compiled.
+
+        Args:
+          images: RGB, as `data.alignment` crops them, `config.data.image_size` pixels a side.
+          landmarks: x then y in pixels of the crop; needed by oracle masks alone.
 
         Raises:
-          ValueError: if the faces are not uint8 of the size the network was trained on.
+          ValueError: if the faces are not uint8 of the size the network was trained on, or it
+            draws its masks from landmarks and there are none.
         """
         size = self.config.data.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(
                 f"expected uint8 faces of {size}x{size} pixels, got {images.dtype} {images.shape}"
             )
-        devices = jax.device_count()
-        padded = -(-len(images) // devices) * devices
-        rows = np.concatenate([images, np.zeros((padded - len(images), size, size, 3), np.uint8)])
+        if landmarks is None:
+            if self.needs_landmarks:
+                raise ValueError("the network's masks are drawn from landmarks, and there are none")
+            landmarks = np.zeros((len(images), 68, 2), np.float32)
+        most = _FACES_AT_A_TIME * jax.device_count()
+        parts = [
+            self._predict(images[first : first + most], landmarks[first : first + most])
+            for first in range(0, max(len(images), 1), most)
+        ]
+        probabilities = np.concatenate([part.probabilities for part in parts])
+        masks = [part.masks for part in parts if part.masks is not None]
+        return FacePredictions(probabilities, np.concatenate(masks) if masks else None)
+
+    def _predict(self, images: np.ndarray, landmarks: np.ndarray) -> FacePredictions:
+        rows = max(-(-len(images) // jax.device_count()), 1)
+        missing = jax.device_count() * (1 << (rows - 1).bit_length()) - len(images)
         batch = {
-            "image": rows,
-            "landmarks": np.zeros((padded, 68, 2), np.float32),
-            "landmarks_valid": np.zeros(padded, np.bool_),
+            "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
+            "landmarks": np.pad(landmarks, ((0, missing), (0, 0), (0, 0))).astype(np.float32),
+            "landmarks_valid": np.arange(len(images) + missing) < len(images),
         }
         result = jax.device_get(self.eval_step(partitioning.shard_batch(self.mesh, batch)))
         masks = result["masks"][: len(images)] if "masks" in result else None
-        return result["probabilities"][: len(images)], masks
+        return FacePredictions(result["probabilities"][: len(images)], masks)

@@ -1,0 +1,75 @@
+"""Predicts the attributes of every face in photographs.
+
+    python -m experiments.predict --workdir=runs/faces --out=answers photos/ ann.jpg
+
+finds the faces (dlib), aligns each as the network saw faces in training, and writes one JSON line
+for each to stdout and to OUT/predictions.jsonl, in the order of the files:
+
+    {"file": "ann.jpg", "face": 0, "box": [112.0, 80.0, 190.0, 158.0],
+     "attributes": {"Smiling": 0.981, ...}, "groups": {"object": ["Smiling", "Young"], ...},
+     "overlay": "overlays/000000_ann.png"}
+
+`box` is left, top, right, bottom in pixels of the upright image; `attributes` are probabilities;
+`groups` lists what is answered with yes (0.5 or more), by the part of the face that was looked at;
+`overlay` is the face under its masks, in OUT, null for networks that predict none.
+
+--aligned takes each image for a face that is cropped as in training (mgmtn_jax.data.alignment): it
+must be square, and its `box` is null.
+
+A file that cannot be read is one line on stderr, the others go on, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli, photographs
+from mgmtn_jax.data.images import MAX_PIXELS
+from mgmtn_jax.inference import Predictor
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The training run whose network predicts.", required=True
+)
+_STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
+_OUT = flags.DEFINE_string("out", None, "Where predictions.jsonl and overlays/ go.", required=True)
+_ALIGNED = flags.DEFINE_bool("aligned", False, "Images are aligned crops: look for no face.")
+_UPSAMPLE = flags.DEFINE_integer(
+    "upsample",
+    0,
+    "Double images so often before faces are looked for: finds those under 80 pixels.",
+    lower_bound=0,
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Faces at a time.", lower_bound=1)
+_NUM_THREADS = flags.DEFINE_integer(
+    "num_threads", os.cpu_count() or 1, "Threads that read and find faces.", lower_bound=1
+)
+_MAX_PIXELS = flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Refuse larger images.", lower_bound=1)
+
+
+def main(*paths: str) -> None:
+    out_dir = Path(_OUT.value)
+    files = photographs.find_images(paths, out_dir)
+    predictor = Predictor.from_workdir(_WORKDIR.value, _STEP.value)
+    if _ALIGNED.value and predictor.needs_landmarks:
+        raise ValueError("this network draws its masks from landmarks: leave out --aligned")
+    find: photographs.Find = (
+        functools.partial(photographs.aligned_crop, max_pixels=_MAX_PIXELS.value)
+        if _ALIGNED.value
+        else photographs.FaceFinder(_UPSAMPLE.value, _MAX_PIXELS.value)
+    )
+    photographs.predict(
+        predictor,
+        files,
+        find,
+        out_dir,
+        batch_size=_BATCH_SIZE.value,
+        num_threads=_NUM_THREADS.value,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, arguments=True)

@@ -1,0 +1,193 @@
+"""Prediction on photographs: every face, every kind of file, one line each."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mgmtn_jax
+from experiments import photographs
+from landmarks import drawn_faces
+from landmarks.detector import LFW_BOX, Detector
+from mgmtn_jax.data import alignment
+from mgmtn_jax.data.images import decode_image
+from mgmtn_jax.models import trunks
+from tests.stubs import StubTrunk
+from tests.tiny_workdir import ATTRIBUTES, write_workdir
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    trunks.TRUNKS["stub"] = StubTrunk
+    workdir = write_workdir(tmp_path_factory.mktemp("run"), trunk="stub")
+    yield mgmtn_jax.Predictor.from_workdir(workdir)
+    del trunks.TRUNKS["stub"]
+
+
+@pytest.fixture
+def answers(predictor, tmp_path, capfd):
+    """Runs the program and returns its lines, what it said, and how it ended."""
+
+    def run(*paths, aligned=False):
+        out_dir, error = tmp_path / "out", None
+        files = photographs.find_images([str(path) for path in paths], out_dir)
+        find = (
+            functools.partial(photographs.aligned_crop, max_pixels=1_000_000)
+            if aligned
+            else photographs.FaceFinder(upsample=0, max_pixels=1_000_000)
+        )
+        try:
+            photographs.predict(predictor, files, find, out_dir, batch_size=4, num_threads=2)
+        except ValueError as problem:
+            error = str(problem)
+        printed, log = capfd.readouterr()
+        assert (out_dir / "predictions.jsonl").read_text() == printed
+        return [json.loads(line) for line in printed.splitlines()], log, error
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def face():
+    return drawn_faces.draw_face(5, 1)[0]
+
+
+def save(path, image, **options):
+    path.parent.mkdir(exist_ok=True)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return path
+
+
+def test_every_face_of_a_photograph_gets_the_answer_of_its_own_crop(
+    answers, predictor, face, tmp_path
+):
+    mirrored = np.ascontiguousarray(face[:, ::-1])
+    photograph = save(tmp_path / "in" / "two.png", np.concatenate([face, mirrored], axis=1))
+    lines, _, error = answers(tmp_path / "in")
+    assert error is None
+    assert [(line["file"], line["face"]) for line in lines] == [
+        (str(photograph), n) for n in (0, 1)
+    ]
+    # As dlib alone finds them, and in words as the network alone answers.
+    found = Detector("hog", LFW_BOX).find_all(decode_image(photograph.read_bytes()))
+    np.testing.assert_allclose([line["box"] for line in lines], [f.box for f in found], atol=0.06)
+    assert {line["box"][0] > face.shape[1] - 1 for line in lines} == {True, False}
+    crops = [
+        alignment.warp(
+            decode_image(photograph.read_bytes()), alignment.align(one.landmarks, 32), 32
+        )
+        for one in found
+    ]
+    probabilities, masks = predictor(np.stack(crops))
+    for line, row in zip(lines, probabilities, strict=True):
+        assert list(line["attributes"]) == list(ATTRIBUTES.names)
+        np.testing.assert_allclose(list(line["attributes"].values()), row, atol=1e-5)
+        yes = {name for name, value in line["attributes"].items() if value >= 0.5}
+        assert set(line["groups"]) == set(ATTRIBUTES.group_names)
+        assert {name for members in line["groups"].values() for name in members} == yes
+        with Image.open(tmp_path / "out" / line["overlay"]) as overlay:
+            assert overlay.size == (256, 256)
+    assert masks is not None
+
+
+def test_every_kind_of_image_is_read_or_named(answers, face, tmp_path):
+    kinds = tmp_path / "kinds"
+    picture = Image.fromarray(face)
+    save(kinds / "a_grey.png", picture.convert("L"))
+    save(kinds / "b_palette.png", picture.convert("P"))
+    save(kinds / "c_cmyk.jpg", picture.convert("CMYK"))
+    save(kinds / "d_deep.png", np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    save(kinds / "e_clear.PNG", picture.convert("RGBA"))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    save(kinds / "f_turned.jpg", picture.transpose(Image.Transpose.ROTATE_180), exif=exif)
+    good = sorted(kinds.iterdir())
+    whole = io.BytesIO()
+    picture.save(whole, "JPEG")
+    (kinds / "cut.jpg").write_bytes(whole.getvalue()[:-200])
+    (kinds / "empty.jpg").touch()
+    (kinds / "words.jpeg").write_text("no picture")
+    save(kinds / "large.png", np.zeros((1001, 1000), np.uint8))
+    save(kinds / "other.webp", picture)
+    (kinds / "notes.txt").write_text("not meant as an image")
+    save(kinds / "nobody.png", np.full((90, 90), 127, np.uint8))
+    lines, log, error = answers(kinds)
+    assert [line["file"] for line in lines] == [str(path) for path in good]
+    assert error == "5 of 12 images could not be read"
+    errors = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert [line.split(": ")[1] for line in errors] == [
+        str(kinds / name)
+        for name in ("cut.jpg", "empty.jpg", "large.png", "other.webp", "words.jpeg")
+    ]
+
+
+def test_one_bad_file_among_many_costs_one_line(answers, face, tmp_path):
+    """The folder of a thousand, smaller: more than the batches and threads hold at once."""
+    for number in range(29):
+        save(tmp_path / "many" / f"{number:02d}.png", np.resize(face[:64, :64], (32, 32, 3)))
+    (tmp_path / "many" / "13.png").write_bytes(b"broken")
+    lines, log, error = answers(tmp_path / "many", aligned=True)
+    assert [Path(line["file"]).stem for line in lines] == [
+        f"{number:02d}" for number in range(29) if number != 13
+    ]
+    assert log.count("error: ") == 1
+    assert error == "1 of 29 images could not be read"
+    overlays = [line["overlay"] for line in lines]
+    assert overlays == sorted(set(overlays))
+    # A second run does not take the first one's overlays for photographs.
+    again, _, _ = answers(tmp_path, aligned=True)
+    assert again == lines
+
+
+def test_aligned_crops_are_taken_as_they_are(answers, predictor, face, tmp_path):
+    crop = np.ascontiguousarray(face[:128, 20:148])
+    lines, _, error = answers(save(tmp_path / "in" / "crop.png", crop), aligned=True)
+    assert error is None
+    assert lines[0]["box"] is None
+    small = alignment.warp(crop, np.array([[0.25, 0, -0.375], [0, 0.25, -0.375]]), 32)
+    probabilities, _ = predictor(small[None])
+    np.testing.assert_allclose(list(lines[0]["attributes"].values()), probabilities[0], atol=1e-5)
+    _, log, error = answers(save(tmp_path / "in" / "wide.png", face), aligned=True)
+    assert "178x218 pixels are no aligned crop" in log
+
+
+def test_the_predictor_takes_any_number_of_faces(predictor):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (21, 32, 32, 3), np.uint8)
+    probabilities, masks = predictor(images)
+    assert probabilities.shape == (21, 3)
+    assert masks.shape == (21, 8, 8, 8)
+    for part in (images[:0], images[:1], images[:20]):
+        some, some_masks = predictor(part)
+        np.testing.assert_allclose(some, probabilities[: len(part)], atol=1e-6)
+        np.testing.assert_allclose(some_masks, masks[: len(part)], atol=1e-6)
+    with pytest.raises(ValueError, match="expected uint8 faces of 32x32 pixels"):
+        predictor(images.astype(np.float32))
+
+
+def test_the_package_is_imported_without_jax():
+    code = "import sys, mgmtn_jax; assert 'jax' not in sys.modules; mgmtn_jax.Predictor"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_is_not_there_is_one_sentence_and_exit_code_1(tmp_path):
+    workdir = write_workdir(tmp_path / "run")
+    command = [sys.executable, "-m", "experiments.predict", f"--workdir={workdir}"]
+    result = subprocess.run(
+        [*command, f"--out={tmp_path / 'out'}", "no/such.jpg"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.endswith("error: there is no file or folder no/such.jpg\n")
