@@ -171,7 +171,11 @@ def _write_table(out: Path, runs: Sequence[Run], labels: ablation_table.Labels, 
 
 
 def _claim(out: Path, metadata: dict[str, Any]) -> None:
-    """Writes `config.json`, or checks that the one there belongs to the same ablation."""
+    """Writes `config.json`, or checks that the one there belongs to the same ablation.
+
+    Like all of this program, without a question to JAX about devices or processes: it would take
+    hold of the devices, and they belong to the trainings.
+    """
     path = out / "config.json"
     if path.exists():
         differing = checkpointing.differing_fields(json.loads(path.read_text()), metadata)
