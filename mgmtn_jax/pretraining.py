@@ -44,4 +44,5 @@ def with_pretrained(model: ml_collections.ConfigDict, state: State) -> State:
     else:
         loaded, statistics = load_imagenet(source, params["trunk"], batch_stats["trunk"])
         batch_stats = batch_stats | {"trunk": statistics}
-    return state | {"params": params | {"trunk": loaded}, "batch_stats": batch_stats}
+    weights = {name: state[name] | {"trunk": loaded} for name in ("params", "ema") if name in state}
+    return state | weights | {"batch_stats": batch_stats}

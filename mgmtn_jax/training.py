@@ -13,13 +13,14 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from mgmtn_jax import losses
+from mgmtn_jax.data.alignment import FLIP_INDEX
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.aml import MASK_PARTS, Landmarks, draw_masks
 from mgmtn_jax.models.layers import IMAGE_MEAN, IMAGE_STD
 
 State = dict[str, Any]
-"""step int32, params, batch_stats, opt_state. The key of a step's dropout is a function of
-(seed, step), so there is no generator to carry."""
+"""step int32, params, batch_stats, opt_state, and, if `train.ema` is above 0, ema, averaged params.
+The key of a step's dropout is a function of (seed, step), so there is no generator to carry."""
 
 
 def normalize(images: UInt8[Array, "b s s 3"], dtype: jnp.dtype) -> Float[Array, "b s s 3"]:
@@ -126,15 +127,20 @@ def init_state(
     build: Callable[[nnx.Rngs], nnx.Module],
     optimizer: optax.GradientTransformation,
     key: jax.Array,
+    *,
+    averaged: bool = False,
 ) -> State:
     """The state before the first step; meant to be jitted with `state_shardings`."""
     params, batch_stats = functional.init(build, key)
-    return {
+    state = {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "batch_stats": batch_stats,
         "opt_state": optimizer.init(params),
     }
+    if averaged:
+        state["ema"] = jax.tree.map(jnp.copy, params)
+    return state
 
 
 def make_train_step(
@@ -146,12 +152,18 @@ def make_train_step(
     """Returns `train_step(state, batch) -> (state, scalars)`, pure and ready for `jax.jit`."""
     dtype, seed = jnp.dtype(config.model.dtype), config.train.seed
     image_size, trunk_learns = config.data.image_size, config.optimizer.trunk_scale > 0
+    num_parts, batch_size = config.train.accumulate, config.data.batch_size
+    if num_parts < 1 or batch_size % num_parts:
+        raise ValueError(
+            f"train.accumulate={num_parts} does not divide data.batch_size={batch_size}"
+        )
 
     def loss_fn(
         params: functional.Variables,
         batch_stats: functional.Variables,
         batch: dict[str, jax.Array],
         step: jax.Array,
+        dropout_key: jax.Array,
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], functional.Variables]]:
         if not trunk_learns:  # Its backward pass falls away.
             params = params | {"trunk": jax.lax.stop_gradient(params["trunk"])}
@@ -161,7 +173,7 @@ def make_train_step(
             normalize(batch["image"], dtype),
             Landmarks(batch["landmarks"], batch["landmarks_valid"]),
             train=True,
-            dropout_key=jax.random.fold_in(jax.random.key(seed), step),
+            dropout_key=dropout_key,
         )
         scalars = {
             "attribute_loss": losses.attribute_loss(outputs.attribute_logits, batch["attributes"])
@@ -180,21 +192,67 @@ def make_train_step(
         scalars["accuracy"] = 100.0 * jnp.sum(right & known) / jnp.maximum(jnp.sum(known), 1)
         return loss, ({"loss": loss, **scalars}, batch_stats)
 
-    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, dict]:
-        grads, (scalars, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-            state["params"], state["batch_stats"], batch, state["step"]
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+
+    def accumulate(
+        state: State, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[functional.Variables, tuple[dict[str, jax.Array], functional.Variables]]:
+        """`grad_fn` of the parts of a batch one after the other, in the memory of one."""
+
+        def add(
+            carry: tuple[functional.Variables, functional.Variables],
+            part: tuple[jax.Array, dict[str, jax.Array]],
+        ) -> tuple[tuple[functional.Variables, functional.Variables], dict[str, jax.Array]]:
+            total, batch_stats = carry
+            index, rows = part
+            grads, (scalars, batch_stats) = grad_fn(
+                state["params"], batch_stats, rows, state["step"], jax.random.fold_in(key, index)
+            )
+            return (jax.tree.map(jnp.add, total, grads), batch_stats), scalars
+
+        def split(rows: jax.Array) -> jax.Array:
+            # Every num_parts-th row: each part is spread over all devices as the batch is.
+            return jnp.moveaxis(rows.reshape(-1, num_parts, *rows.shape[1:]), 1, 0)
+
+        zeros = jax.tree.map(jnp.zeros_like, state["params"])
+        parts = jnp.arange(num_parts), jax.tree.map(split, batch)
+        (total, batch_stats), scalars = jax.lax.scan(add, (zeros, state["batch_stats"]), parts)
+        return jax.tree.map(lambda leaf: leaf / num_parts, total), (
+            jax.tree.map(jnp.mean, scalars),
+            batch_stats,
         )
+
+    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, dict]:
+        step = state["step"]
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        if num_parts > 1:
+            grads, (scalars, batch_stats) = accumulate(state, batch, key)
+        else:
+            grads, (scalars, batch_stats) = grad_fn(
+                state["params"], state["batch_stats"], batch, step, key
+            )
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
         scalars["grad_norm"] = optax.tree.norm(grads)
-        scalars["learning_rate"] = schedule.learning_rate(state["step"])
-        return {
-            "step": state["step"] + 1,
-            "params": optax.apply_updates(state["params"], updates),
+        scalars["learning_rate"] = schedule.learning_rate(step)
+        new_state = {
+            "step": step + 1,
+            "params": params,
             "batch_stats": batch_stats,
             "opt_state": opt_state,
-        }, scalars
+        }
+        if "ema" in state:
+            # The first steps are forgotten sooner: the average is never mostly random numbers.
+            decay = jnp.minimum(config.train.ema, (1.0 + step) / (10.0 + step))
+            new_state["ema"] = optax.incremental_update(params, state["ema"], 1.0 - decay)
+        return new_state, scalars
 
     return train_step
+
+
+def _mirror(landmarks: Landmarks, image_size: int) -> Landmarks:
+    points = landmarks.points[:, FLIP_INDEX] * jnp.array([-1.0, 1.0])
+    return landmarks._replace(points=points + jnp.array([image_size - 1.0, 0.0]))
 
 
 def make_eval_step(
@@ -202,7 +260,8 @@ def make_eval_step(
 ) -> Callable[[functional.Variables, functional.Variables, dict[str, jax.Array]], dict]:
     """Returns `eval_step(params, batch_stats, batch) -> dict`, pure and ready for `jax.jit`.
 
-    The dict holds `probabilities` (b, A); for networks that predict masks also `masks` (b, M, M, 8)
+    The dict holds `probabilities` (b, A), the mean over the face and its mirror image if
+    `evaluation.mirror` says so; for networks that predict masks also `masks` (b, M, M, 8)
     probabilities, and per face and region the cells in `intersection` and `union` (b, 8) with the
     drawn regions, zero where the landmarks are a guess or the row is padding. `attributes`, `index`
     and `valid` come back as they were, so that they stay beside their rows on every process.
@@ -214,13 +273,16 @@ def make_eval_step(
         batch_stats: functional.Variables,
         batch: dict[str, jax.Array],
     ) -> dict[str, jax.Array]:
-        outputs, _ = network(
-            params,
-            batch_stats,
-            normalize(batch["image"], dtype),
-            Landmarks(batch["landmarks"], batch["landmarks_valid"]),
-        )
-        result = {"probabilities": jax.nn.sigmoid(outputs.attribute_logits)}
+        images = normalize(batch["image"], dtype)
+        landmarks = Landmarks(batch["landmarks"], batch["landmarks_valid"])
+        outputs, _ = network(params, batch_stats, images, landmarks)
+        probabilities = jax.nn.sigmoid(outputs.attribute_logits)
+        if config.evaluation.mirror:
+            mirrored, _ = network(
+                params, batch_stats, images[:, :, ::-1], _mirror(landmarks, image_size)
+            )
+            probabilities = (probabilities + jax.nn.sigmoid(mirrored.attribute_logits)) / 2
+        result = {"probabilities": probabilities}
         result |= {name: batch[name] for name in ("attributes", "index", "valid") if name in batch}
         if outputs.mask_logits is not None:
             predicted = outputs.mask_logits > 0

@@ -9,9 +9,10 @@ from jax.sharding import PartitionSpec
 
 from mgmtn_jax import losses, partitioning, training
 from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.data.alignment import FLIP_INDEX
 from mgmtn_jax.models import functional, trunks
 from mgmtn_jax.models.build import network_builder
-from tests.stubs import StubTrunk
+from tests.stubs import StubTrunk, random_variables
 from tests.tiny import tiny_batch, tiny_config
 
 # Heads are most of what XLA compiles, and a test that runs a step once need not compile it well.
@@ -42,10 +43,70 @@ def _setup(config):
     optimizer, schedule = training.create_optimizer(config, 30)
     step = training.make_train_step(functional.create(build), optimizer, schedule, config)
     init = jax.jit(
-        lambda key: training.init_state(build, optimizer, key),
+        lambda key: training.init_state(build, optimizer, key, averaged=config.train.ema > 0),
         compiler_options=FAST_COMPILE,
     )
     return step, init(jax.random.key(0))
+
+
+@pytest.fixture
+def plain_config(monkeypatch):
+    """A network without norms, dropout or masks: what it learns of rows is a mean over them."""
+    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+    config = tiny_config(dropout=0.0, trunk="stub", name="global")
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.5
+    return config
+
+
+def test_the_parts_of_a_batch_add_up_to_the_whole(plain_config):
+    batch = tiny_batch(num_attributes=3)
+    batch["attributes"] = np.maximum(batch["attributes"], 0)  # Parts weigh alike, known or not.
+    results = []
+    for parts in (1, 4):
+        plain_config.train.accumulate = parts
+        step, state = _setup(plain_config)
+        after, scalars = jax.jit(step)(state, batch)
+        assert not np.array_equal(after["params"]["head"]["bias"], state["params"]["head"]["bias"])
+        results.append((after["params"], {name: float(value) for name, value in scalars.items()}))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
+    plain_config.train.accumulate = 3
+    with pytest.raises(ValueError, match=r"train.accumulate=3 does not divide data.batch_size=8"):
+        _setup(plain_config)
+
+
+def test_averaged_weights_follow_their_definition(plain_config):
+    plain_config.train.ema = 0.25
+    step, state = _setup(plain_config)
+    step, batch = jax.jit(step), tiny_batch(num_attributes=3)
+    expected = state["params"]["head"]["bias"]
+    for decay in (0.1, 2 / 11, 0.25, 0.25):
+        state, _ = step(state, batch)
+        expected = decay * expected + (1 - decay) * state["params"]["head"]["bias"]
+        np.testing.assert_allclose(state["ema"]["head"]["bias"], expected, rtol=1e-5, atol=1e-7)
+    assert np.abs(expected - state["params"]["head"]["bias"]).max() > 1e-4
+
+
+def test_a_face_and_its_mirror_image_are_told_alike(monkeypatch):
+    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+    config = tiny_config(trunk="stub", masks="oracle")
+    build = network_builder(config, ATTRIBUTES)
+    variables = random_variables(build)
+    batch = tiny_batch(num_attributes=3)
+    points = batch["landmarks"][:, FLIP_INDEX] * (-1, 1) + (config.data.image_size - 1, 0)
+    mirrored = batch | {
+        "image": batch["image"][:, :, ::-1],
+        "landmarks": points.astype(np.float32),
+    }
+
+    def difference():
+        step = jax.jit(training.make_eval_step(functional.create(build), config))
+        one, other = (step(*variables, faces)["probabilities"] for faces in (batch, mirrored))
+        return np.abs(one - other).max()
+
+    assert difference() > 1e-3
+    config.evaluation.mirror = True
+    assert difference() < 1e-5
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])

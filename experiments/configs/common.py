@@ -55,9 +55,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.num_epochs = 30.0
     train.num_steps = 0  # instead of num_epochs, if above 0
+    train.accumulate = 1  # parts of a batch that a step takes one after the other, to save memory
+    train.ema = 0.0  # decay of the running average of the weights, which is evaluated; 0: none
     train.seed = 0  # of parameters, order, augmentation and dropout
     train.log_every = 20  # steps between rows of metrics.jsonl
     train.evaluate_every_epochs = 1.0  # passes over the validation split; 0 only at the end
+
+    config.evaluation = evaluation = ml_collections.ConfigDict()
+    evaluation.mirror = False  # average what the network says of a face and of its mirror image
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_steps = 500  # and at the end
