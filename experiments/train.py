@@ -95,7 +95,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         state = jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
         if config.model.pretrained:
-            state = jax.device_put(pretraining.with_pretrained(config.model, state), shardings)
+            started = pretraining.with_pretrained(config.model, attributes, state)
+            state = jax.device_put(started, shardings)
     start_step = int(state["step"])
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     logging.info(

@@ -11,6 +11,7 @@ from flax import nnx
 
 from landmarks import drawn_faces
 from mgmtn_jax import pretraining
+from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.dlib_resnet import DlibResNet, load_dlib
 from mgmtn_jax.models.layers import IMAGE_MEAN, IMAGE_STD
@@ -86,4 +87,4 @@ def test_weights_that_do_not_fit_are_refused():
     for pretrained, trunk in (("dlib", "resnet18"), ("resnet18.safetensors", "dlib_resnet29")):
         model = tiny_config(pretrained=pretrained, trunk=trunk).model
         with pytest.raises(ValueError, match="is no weights of"):
-            pretraining.with_pretrained(model, {"params": params, "batch_stats": {}})
+            pretraining.with_pretrained(model, CELEBA, {"params": params, "batch_stats": {}})
