@@ -1,4 +1,5 @@
-"""What every command shares: readable logs, and errors as one sentence."""
+"""What every command shares: readable logs, errors as one sentence, and compiled programs that are
+kept for the next time."""
 
 from __future__ import annotations
 
@@ -7,7 +8,14 @@ import os
 import sys
 from collections.abc import Callable
 
-from absl import app, logging
+import jax
+from absl import app, flags, logging
+
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/mgmtn_jax",
+    "Where compiled programs are kept, unless JAX_COMPILATION_CACHE_DIR says so; empty keeps none.",
+)
 
 _CHATTY = tuple(f"{os.sep}{package}{os.sep}" for package in ("orbax", "jax", "jaxlib"))
 
@@ -23,6 +31,9 @@ def run(command: Callable[..., None], *, arguments: bool = False) -> None:
         if len(argv) > 1 and not arguments:
             raise app.UsageError(f"unexpected argument {argv[1]!r}")
         logging.get_absl_handler().addFilter(_is_ours)
+        if _COMPILATION_CACHE.value and jax.config.jax_compilation_cache_dir is None:
+            folder = os.path.expanduser(_COMPILATION_CACHE.value)
+            jax.config.update("jax_compilation_cache_dir", folder)
         try:
             command(*argv[1:])
         except (ValueError, OSError, FloatingPointError) as error:

@@ -4,33 +4,37 @@
         --config.data.dir=data/drawn
 
 Any field of the config can be overridden as --config.group.field=value. The same command goes on
-where an interrupted run stopped.
+where an interrupted run stopped. On a TPU pod or under Slurm the same command on every host is one
+run; elsewhere --coordinator_address, --num_processes and --process_id make it one. docs/training.md
+has the rest.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import math
-import signal
+import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tqdm
 from absl import flags, logging
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import config_flags
 
 from experiments import cli
 from mgmtn_jax import (
     checkpointing,
+    distributed,
     inference,
     metrics,
     partitioning,
     pretraining,
+    profiling,
     training,
 )
 from mgmtn_jax.attributes import AttributeSet
@@ -47,10 +51,23 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints, config.json, metrics.jsonl and TensorBoard events go."
 )
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "A:B writes a profiler's trace of steps A to B into the workdir."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "host:port of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: epath.PathLike, profile: str | None = None
+) -> None:
     """Runs a training from wherever `workdir` stands to its end.
+
+    Args:
+      config: see experiments/configs/common.py.
+      workdir: see the flag.
+      profile: steps to trace, see `profiling.Trace`.
 
     Raises:
       ValueError: before anything compiles, if the config does not fit the devices, the data or the
@@ -58,6 +75,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
       FloatingPointError: if the loss is not finite. No checkpoint of that state is written.
     """
     workdir = epath.Path(workdir)
+    trace = profiling.Trace(profile, workdir / "profile")
 
     # --- data set
     attributes = schema.load_attribute_set(config.data.dir)
@@ -72,20 +90,16 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
     optimizer, schedule = training.create_optimizer(config, num_steps)
 
     # --- state: its shape and place first, so that it is created or restored where it belongs
-    init = functools.partial(training.init_state, build, optimizer)
+    init = functools.partial(training.init_state, build, optimizer, averaged=config.train.ema > 0)
     key = jax.random.key(config.train.seed)
     abstract_state = jax.eval_shape(init, key)
     shardings = partitioning.state_shardings(mesh, abstract_state)
-    abstract_state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract_state,
-        shardings,
-    )
+    abstract_state = partitioning.with_shardings(abstract_state, shardings)
 
     # --- resume: the config is compared before the arrays are read, because its message is the
     # clearer one
     metadata = checkpointing.run_metadata(config, attributes, num_examples)
-    _claim_workdir(workdir, metadata)
+    checkpointing.claim_workdir(workdir, metadata)
     checkpoints = checkpointing.Checkpoints(
         workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
     )
@@ -109,14 +123,29 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
         start_step,
         num_steps,
     )
+    if start_step >= num_steps:
+        checkpoints.close()
+        return
 
-    # --- the step; pjit is `jax.jit` with shardings today
+    # --- the step; pjit is `jax.jit` with shardings today. It is compiled once and for all here:
+    # what comes out refuses batches of another shape instead of compiling again.
+    start = time.perf_counter()
     batch_sharding, replicated = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
-    train_step = jax.jit(
-        training.make_train_step(network, optimizer, schedule, config),
-        in_shardings=(shardings, batch_sharding),
-        out_shardings=(shardings, replicated),
-        donate_argnums=0,
+    train_step = (
+        jax.jit(
+            training.make_train_step(network, optimizer, schedule, config),
+            in_shardings=(shardings, batch_sharding),
+            out_shardings=(shardings, replicated),
+            donate_argnums=0,
+        )
+        .lower(abstract_state, _abstract_batch(config, attributes, batch_sharding))
+        .compile()
+    )
+    step_flops, peak_flops = profiling.step_flops(train_step), profiling.peak_flops()
+    logging.info(
+        "the step was compiled in %.1f s: %.2f GFLOP on each device",
+        time.perf_counter() - start,
+        step_flops / 1e9,
     )
     eval_step = jax.jit(
         training.make_eval_step(network, config),
@@ -124,8 +153,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
         out_shardings=replicated,
     )
 
-    # --- loop
-    stop = _stop_on_sigterm()
+    # --- loop; nothing reaches the devices or leaves them but by `device_put` and `device_get`
+    stop_signal = distributed.stop_signal()
     writer = MetricWriter(workdir, start_step)
     batches = pipeline.training_batches(
         config.data.dir,
@@ -142,39 +171,79 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
         cache=config.data.cache,
     )
     evaluate_every = round(config.train.evaluate_every_epochs * steps_per_epoch) or num_steps
-    speed = Speed(config.data.batch_size, num_steps, start_step)
-    steps = range(start_step, num_steps)
-    bar = tqdm.tqdm(steps, "train", num_steps, initial=start_step, disable=None)
-    for step in bar:
-        with speed.waiting():
-            batch = next(batches)
-        state, scalars = train_step(state, partitioning.shard_batch(mesh, batch))
-        done = step + 1
-        if done % config.train.log_every == 0 or done == num_steps:
-            row = {name: float(value) for name, value in jax.device_get(scalars).items()}
-            row |= speed.measure(done)
-            _require_finite(done, row)
-            writer.write(done, "train", row)
-            bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.1f}")
-            logging.info(speed.describe(done, row))
-        validation = None
-        if done % evaluate_every == 0 or done == num_steps:
-            jax.block_until_ready(state)  # what is still running is training, not evaluation
-            with speed.paused():
-                validation = _evaluate(config, attributes, mesh, eval_step, state)
-            writer.write(done, "validation", validation)
-            logging.info("validation %s", " ".join(f"{k} {v:.2f}" for k, v in validation.items()))
-        best = validation is not None and checkpoints.is_best(validation["accuracy"])
-        if done % config.checkpoint.every_steps == 0 or best or done == num_steps or stop():
-            with speed.paused():
-                _require_finite(done, jax.device_get(scalars))
-                checkpoints.save(done, state, metadata, validation)
-        if stop():
-            logging.warning("SIGTERM: saved step %d; the same command goes on from here", done)
-            break
+    peak_steps = peak_flops / step_flops if peak_flops and step_flops else None
+    speed = Speed(config.data.batch_size, num_steps, start_step, peak_steps)
+    validation: dict[str, float] = {}
+    bar = tqdm.tqdm(
+        range(start_step, num_steps),
+        "train",
+        num_steps,
+        initial=start_step,
+        disable=None if jax.process_index() == 0 else True,
+    )
+    with jax.transfer_guard("disallow"):
+        for step in bar:
+            done = step + 1
+            trace.before(done)
+            with speed.waiting():
+                batch = next(batches)
+            state, scalars = train_step(state, partitioning.shard_batch(mesh, batch))
+            trace.after(done, state)
+            stopping, last = stop_signal(done), done == num_steps
+
+            if done % config.train.log_every == 0 or last:
+                row = {name: float(value) for name, value in jax.device_get(scalars).items()}
+                row |= speed.measure(done)
+                _require_finite(done, row)
+                writer.write(done, "train", row)
+                bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.1f}")
+                logging.info(speed.describe(done, row))
+
+            is_best = False
+            if evaluating := done % evaluate_every == 0 or last:
+                jax.block_until_ready(state)  # what is still running is training, not evaluation
+                with speed.paused():
+                    validation = _evaluate(config, attributes, mesh, eval_step, state)
+                is_best = checkpoints.is_best(validation["accuracy"])
+                writer.write(done, "validation", validation)
+                logging.info("validation: %s", _terms(validation))
+
+            if done % config.checkpoint.every_steps == 0 or is_best or stopping or last:
+                with speed.paused():
+                    _require_finite(done, jax.device_get(scalars))
+                    checkpoints.save(done, state, metadata, validation if evaluating else None)
+            if stopping:
+                logging.warning("SIGTERM: saved step %d; the same command goes on from here", done)
+                break
+
+    # --- end
     batches.close()
     checkpoints.close()  # waits for the last save
     writer.close()
+    logging.info(
+        "%s in %s, %s: %s; %s; %s",
+        config.model.name,
+        workdir,
+        "stopped" if stopping else "finished",
+        speed.summary(),
+        _terms(validation) or "not evaluated",
+        profiling.describe_memory(),
+    )
+
+
+def _abstract_batch(
+    config: ml_collections.ConfigDict, attributes: AttributeSet, sharding: NamedSharding
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a global training batch, as the pipeline's parts of it make it up."""
+    count, size = config.data.batch_size, config.data.image_size
+    shapes = {
+        "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
+        "landmarks": jax.ShapeDtypeStruct((count, 68, 2), jnp.float32),
+        "landmarks_valid": jax.ShapeDtypeStruct((count,), jnp.bool_),
+        "attributes": jax.ShapeDtypeStruct((count, len(attributes.names)), jnp.int8),
+        "valid": jax.ShapeDtypeStruct((count,), jnp.bool_),
+    }
+    return partitioning.with_shardings(shapes, sharding)
 
 
 def _evaluate(
@@ -209,31 +278,22 @@ def _evaluate(
     return row
 
 
-def _claim_workdir(workdir: epath.Path, metadata: dict) -> None:
-    """Writes `config.json`, or checks that the one there belongs to the same run."""
-    path = workdir / "config.json"
-    if path.exists():
-        saved = json.loads(path.read_text())
-        differing = checkpointing.differing_fields(saved, metadata)
-        if differing:
-            raise ValueError(f"{workdir} holds another run: {'; '.join(differing)}")
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(metadata, indent=1))
-
-
 def _require_finite(step: int, scalars: dict) -> None:
     if not math.isfinite(scalars["loss"]):
         terms = ", ".join(f"{name} {float(value):g}" for name, value in scalars.items())
         raise FloatingPointError(f"the loss of step {step} is not finite: {terms}")
 
 
-def _stop_on_sigterm() -> Callable[[], bool]:
-    """Returns a function that says whether SIGTERM has come."""
-    received: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    return lambda: bool(received)
+def _terms(row: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in row.items())
+
+
+def _main() -> None:
+    distributed.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    with distributed.ending_together():
+        train_and_evaluate(_CONFIG.value, _WORKDIR.value, _PROFILE.value)
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    cli.run(lambda: train_and_evaluate(_CONFIG.value, _WORKDIR.value))
+    cli.run(_main)

@@ -8,6 +8,7 @@ differs from the files, it is not used.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -219,6 +220,25 @@ def run_metadata(
         "num_examples": num_examples,
         "revision": git_revision(),
     }
+
+
+def claim_workdir(workdir: epath.PathLike, metadata: Mapping[str, Any]) -> None:
+    """Writes `config.json`, or checks that the one there belongs to the same run.
+
+    Raises:
+      ValueError: if it does not, with the fields that differ.
+    """
+    path = epath.Path(workdir) / "config.json"
+    if path.exists():
+        differing = differing_fields(json.loads(path.read_text()), metadata)
+        if differing:
+            raise ValueError(f"{workdir} holds another run: {'; '.join(differing)}")
+    multihost_utils.sync_global_devices("config.json compared")
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_name("config.json.new")
+        whole.write_text(json.dumps(metadata, indent=1))
+        whole.replace(path)  # A kill leaves the old one or the new one.
 
 
 def git_revision() -> str:

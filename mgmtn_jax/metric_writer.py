@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -19,6 +20,8 @@ FILE_NAME = "metrics.jsonl"
 class MetricWriter:
     """Appends one row per call; a resumed run first drops the rows after the step it resumes at.
 
+    Every process may have one: only the first one's writes.
+
     Args:
       workdir: of the run.
       start_step: steps already done.
@@ -26,8 +29,14 @@ class MetricWriter:
 
     def __init__(self, workdir: epath.PathLike, start_step: int) -> None:
         self._path = epath.Path(workdir) / FILE_NAME
+        self._events: EventFileWriter | None = None
+        if jax.process_index() != 0:
+            return
         kept = [row for row in read_history(workdir) if row["step"] <= start_step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        # By a rename, so that a kill at this moment does not cost the history.
+        whole = self._path.with_name(f"{FILE_NAME}.new")
+        whole.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        whole.replace(self._path)
         self._events = EventFileWriter(os.fspath(workdir))
         # Tells TensorBoard to forget what was logged past this step before the interruption.
         self._events.add_event(
@@ -40,6 +49,8 @@ class MetricWriter:
 
     def write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
         """Writes `{"step": step, "split": split, **scalars}`."""
+        if self._events is None:
+            return
         row = {"step": step, "split": split, **{name: float(x) for name, x in scalars.items()}}
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -51,7 +62,8 @@ class MetricWriter:
         )
 
     def close(self) -> None:
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def read_history(workdir: epath.PathLike) -> list[dict[str, Any]]:

@@ -75,9 +75,30 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     return jax.tree.map(sharding, state)
 
 
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """A tree of `jax.ShapeDtypeStruct` that also say where the arrays lie.
+
+    Args:
+      shapes: as `jax.eval_shape` returns them.
+      shardings: one for each leaf, or a single one for all.
+    """
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda leaf: shardings, shapes)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
 def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this process's rows on its devices, as its part of the global batch."""
+    """Puts this process's rows on its devices, as its part of the global batch.
+
+    This is the transfer that is meant, and with several processes JAX does not count it as such.
+    """
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
-    }
+    with jax.transfer_guard_host_to_device("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(sharding, rows)
+            for name, rows in batch.items()
+        }

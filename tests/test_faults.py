@@ -1,0 +1,62 @@
+"""What may happen to a run while it runs: the numbers at its end are those of an undisturbed one."""
+
+import random
+import re
+import signal
+import time
+
+import pytest
+
+from tests import small_runs
+from tests.small_runs import NUM_STEPS, SAVE_EVERY, Run
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    return small_runs.environment(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, env):
+    """Workdir and log of a run that nothing happens to."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return workdir, Run(workdir, env).ended()
+
+
+def test_each_step_is_compiled_once(undisturbed):
+    _, log = undisturbed
+    for step in ("train_step", "eval_step"):
+        assert log.count(f"Finished XLA compilation of jit({step})") == 1, log
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(undisturbed, env, tmp_path):
+    rng = random.Random(0)
+    # One moment in each fifth of the run; the first is the moment at which a save has begun.
+    for fifth in range(5):
+        run = Run(tmp_path, env)
+        if fifth == 0:
+            folder = tmp_path / "checkpoints" / str(SAVE_EVERY)
+            run.wait_for(folder.exists)
+            assert not (folder / "SHA256SUMS").exists()
+        else:
+            run.wait_for_step(rng.randrange(fifth * NUM_STEPS // 5, (fifth + 1) * NUM_STEPS // 5))
+            time.sleep(rng.random() / 50)
+        run.process.kill()
+        run.ended(-signal.SIGKILL)
+    log = Run(tmp_path, env).ended()
+    assert f"steps 0 to {NUM_STEPS}" not in log
+    assert small_runs.state_digests(tmp_path) == small_runs.state_digests(undisturbed[0])
+    losses = [[row["loss"] for row in small_runs.rows(w)] for w in (tmp_path, undisturbed[0])]
+    assert losses[0] == losses[1]
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, env, tmp_path):
+    run = Run(tmp_path, env)
+    run.wait_for_step(20)
+    run.process.send_signal(signal.SIGTERM)
+    log = run.ended()
+    (step,) = re.findall(r"SIGTERM: saved step (\d+)", log)
+    assert 20 <= int(step) < NUM_STEPS
+    log = Run(tmp_path, env).ended()
+    assert f"steps {step} to {NUM_STEPS}" in log
+    assert small_runs.state_digests(tmp_path) == small_runs.state_digests(undisturbed[0])
