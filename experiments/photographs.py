@@ -161,7 +161,11 @@ class FaceFinder:
         self._of_thread = threading.local()  # dlib's detector keeps its pyramid in itself.
 
     def __call__(self, path: Path, size: int) -> list[FoundFace]:
-        image = decode_image(path.read_bytes(), self._max_pixels)
+        return self.in_bytes(path.read_bytes(), size, path)
+
+    def in_bytes(self, data: bytes, size: int, path: Path = Path()) -> list[FoundFace]:
+        """The same of the bytes of a file that is not there."""
+        image = decode_image(data, self._max_pixels)
         if not hasattr(self._of_thread, "detector"):
             self._of_thread.detector = Detector("hog", LFW_BOX, self._upsample)
         faces = []
