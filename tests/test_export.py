@@ -1,0 +1,124 @@
+"""What leaves the project answers as the network does, without the project."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from jax import export as jax_export
+
+import mgmtn_jax
+from mgmtn_jax import export, metrics, model_card
+from mgmtn_jax.attributes import REGIONS
+from mgmtn_jax.inference import Predictor
+from mgmtn_jax.models import functional, trunks
+from mgmtn_jax.models.build import network_builder
+from mgmtn_jax.training import normalize
+from tests.stubs import StubTrunk
+from tests.tiny_workdir import ATTRIBUTES, write_workdir
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stub():
+    trunks.TRUNKS["stub"] = StubTrunk
+    yield
+    del trunks.TRUNKS["stub"]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return write_workdir(tmp_path_factory.mktemp("run"), trunk="stub")
+
+
+@pytest.fixture(scope="module")
+def predictor(workdir):
+    return mgmtn_jax.Predictor.from_workdir(workdir)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, workdir):
+    folder = tmp_path_factory.mktemp("exported")
+    rng = np.random.default_rng(0)
+    figures = metrics.summarize(
+        rng.random((20, 3)), rng.integers(0, 2, (20, 3)), ATTRIBUTES, num_resamples=10
+    )
+    (folder / "metrics.json").write_text(json.dumps(figures))
+    export.export_run(workdir, None, folder / "made" / "tiny.jax", folder / "metrics.json")
+    return folder / "made"
+
+
+def faces(count):
+    return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_the_artifact_answers_as_the_network(count, files, predictor):
+    network = jax_export.deserialize(bytearray((files / "tiny.jax").read_bytes()))
+    assert network.platforms == ("cpu", "cuda", "tpu")
+    answers = network.call(faces(count))
+    probabilities, masks = predictor(faces(count))
+    np.testing.assert_allclose(answers["probabilities"], probabilities, atol=1e-5)
+    np.testing.assert_allclose(answers["masks"], masks, atol=1e-5)
+
+
+def test_the_parameters_are_the_networks_to_the_bit(files, predictor):
+    model = export.load_parameters(files / "tiny.safetensors")
+    network = functional.create(network_builder(predictor.config, ATTRIBUTES))
+    images = normalize(faces(7), np.dtype("float32"))
+    outputs, _ = network(model["params"], model["batch_stats"], images)
+    expected, _ = network(predictor.model["params"], predictor.model["batch_stats"], images)
+    np.testing.assert_array_equal(outputs.attribute_logits, expected.attribute_logits)
+    probabilities, _ = predictor(faces(7))
+    np.testing.assert_allclose(
+        1 / (1 + np.exp(-outputs.attribute_logits)), probabilities, atol=1e-5
+    )
+
+
+def test_the_lines_of_the_model_card_need_jax_alone(files, predictor):
+    card = (files / "README.md").read_text()
+    (code,) = re.findall("```python\n(.*?)```", card, re.DOTALL)
+    allowed = "sys.modules.update(dict.fromkeys(('mgmtn_jax', 'flax', 'optax', 'orbax', 'cv2')))"
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; {allowed}\n{code}"],
+        cwd=files,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    probabilities, _ = predictor(np.zeros((1, 32, 32, 3), np.uint8))
+    expected = dict(zip(ATTRIBUTES.names, probabilities[0].tolist(), strict=True))
+    assert eval(result.stdout) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_files_say_what_a_user_has_to_know(files):
+    description = json.loads((files / "tiny.json").read_text())
+    assert description["attributes"] == list(ATTRIBUTES.names)
+    assert description["input"]["shape"] == ["batch", 32, 32, 3]
+    assert description["outputs"] == {
+        "masks": {"shape": ["batch", 8, 8, 8], "dtype": "float32"},
+        "probabilities": {"shape": ["batch", 3], "dtype": "float32"},
+    }
+    assert description["masks"] == list(REGIONS)
+    card = (files / "README.md").read_text()
+    assert card.startswith(model_card.MARK)
+    figures = json.loads((files.parent / "metrics.json").read_text())
+    assert f"| accuracy | {figures['mean_accuracy']:.2f} |" in card
+    for name in ("tiny.jax", "tiny.json", "tiny.safetensors"):
+        assert name in card
+        assert (files / name).exists()
+    assert "Not evaluated yet" in model_card.model_card("tiny.jax", description, None)
+
+
+def test_what_cannot_be_exported_is_one_sentence(workdir, files, tmp_path):
+    oracle = Predictor.from_workdir(write_workdir(tmp_path / "run", trunk="stub", masks="oracle"))
+    with pytest.raises(ValueError, match="draws the masks from each face's landmarks"):
+        export.export_network(oracle)
+    (tmp_path / "README.md").write_text("# Mine")
+    with pytest.raises(ValueError, match=r"README\.md is in the way"):
+        export.export_run(workdir, None, tmp_path / "tiny.jax")
+    with pytest.raises(ValueError, match="another suffix"):
+        export.export_run(workdir, None, tmp_path / "tiny.json")
