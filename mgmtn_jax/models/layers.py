@@ -21,15 +21,15 @@ HE_NORMAL = jax.nn.initializers.variance_scaling(2.0, "fan_out", "truncated_norm
 
 
 class Trunk(Protocol):
-    """What MGMTN and the baselines ask of a trunk.
+    """What MGMTN and the baselines ask of a trunk."""
 
-    Attributes:
-      channels: channels of C2, C3, and so on.
-      strides: their strides in input pixels.
-    """
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of C2, C3, and so on."""
 
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Their strides in input pixels."""
 
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool
