@@ -12,30 +12,27 @@ has the rest.
 from __future__ import annotations
 
 import functools
-import math
 import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import tqdm
 from absl import flags, logging
 from etils import epath
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from ml_collections import config_flags
 
 from experiments import cli
 from mgmtn_jax import (
     checkpointing,
     distributed,
-    inference,
-    metrics,
     partitioning,
     pretraining,
     profiling,
+    progress,
     training,
+    validation,
 )
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import pipeline, schema
@@ -43,7 +40,6 @@ from mgmtn_jax.data.augmentation import Augmentation
 from mgmtn_jax.metric_writer import MetricWriter
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
-from mgmtn_jax.progress import Speed
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, one of experiments/configs/*.py."
@@ -172,8 +168,8 @@ def train_and_evaluate(
     )
     evaluate_every = round(config.train.evaluate_every_epochs * steps_per_epoch) or num_steps
     peak_steps = peak_flops / step_flops if peak_flops and step_flops else None
-    speed = Speed(config.data.batch_size, num_steps, start_step, peak_steps)
-    validation: dict[str, float] = {}
+    speed = progress.Speed(config.data.batch_size, num_steps, start_step, peak_steps)
+    validated: dict[str, float] = {}
     bar = tqdm.tqdm(
         range(start_step, num_steps),
         "train",
@@ -194,7 +190,7 @@ def train_and_evaluate(
             if done % config.train.log_every == 0 or last:
                 row = {name: float(value) for name, value in jax.device_get(scalars).items()}
                 row |= speed.measure(done)
-                _require_finite(done, row)
+                progress.require_finite(done, row)
                 writer.write(done, "train", row)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.1f}")
                 logging.info(speed.describe(done, row))
@@ -203,15 +199,15 @@ def train_and_evaluate(
             if evaluating := done % evaluate_every == 0 or last:
                 jax.block_until_ready(state)  # what is still running is training, not evaluation
                 with speed.paused():
-                    validation = _evaluate(config, attributes, mesh, eval_step, state)
-                is_best = checkpoints.is_best(validation["accuracy"])
-                writer.write(done, "validation", validation)
-                logging.info("validation: %s", _terms(validation))
+                    validated = validation.validate(config, mesh, eval_step, state)
+                is_best = checkpoints.is_best(validated["accuracy"])
+                writer.write(done, "validation", validated)
+                logging.info("validation: %s", progress.terms(validated))
 
             if done % config.checkpoint.every_steps == 0 or is_best or stopping or last:
                 with speed.paused():
-                    _require_finite(done, jax.device_get(scalars))
-                    checkpoints.save(done, state, metadata, validation if evaluating else None)
+                    progress.require_finite(done, jax.device_get(scalars))
+                    checkpoints.save(done, state, metadata, validated if evaluating else None)
             if stopping:
                 logging.warning("SIGTERM: saved step %d; the same command goes on from here", done)
                 break
@@ -226,7 +222,7 @@ def train_and_evaluate(
         workdir,
         "stopped" if stopping else "finished",
         speed.summary(),
-        _terms(validation) or "not evaluated",
+        progress.terms(validated) or "not evaluated",
         profiling.describe_memory(),
     )
 
@@ -244,48 +240,6 @@ def _abstract_batch(
         "valid": jax.ShapeDtypeStruct((count,), jnp.bool_),
     }
     return partitioning.with_shardings(shapes, sharding)
-
-
-def _evaluate(
-    config: ml_collections.ConfigDict,
-    attributes: AttributeSet,
-    mesh: Mesh,
-    eval_step: Callable,
-    state: training.State,
-) -> dict[str, float]:
-    """Mean accuracy, balanced accuracy and mask IoU on the validation split, in percent."""
-    predictions = inference.predict_split(
-        functools.partial(eval_step, state.get("ema", state["params"]), state["batch_stats"]),
-        pipeline.evaluation_batches(
-            config.data.dir,
-            split=config.data.validation_split,
-            batch_size=config.data.batch_size,
-            image_size=config.data.image_size,
-            num_threads=config.data.num_threads,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            on_corrupt=config.data.on_corrupt,
-        ),
-        mesh,
-    )
-    figures = metrics.attribute_metrics(predictions.probabilities, predictions.attributes)
-    row = {
-        "accuracy": float(np.nanmean(figures["accuracy"])),
-        "balanced_accuracy": float(np.nanmean(figures["balanced_accuracy"])),
-    }
-    if predictions.mask_iou:
-        row["mask_iou"] = 100 * float(np.mean(list(predictions.mask_iou.values())))
-    return row
-
-
-def _require_finite(step: int, scalars: dict) -> None:
-    if not math.isfinite(scalars["loss"]):
-        terms = ", ".join(f"{name} {float(value):g}" for name, value in scalars.items())
-        raise FloatingPointError(f"the loss of step {step} is not finite: {terms}")
-
-
-def _terms(row: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in row.items())
 
 
 def _main() -> None:

@@ -1,8 +1,9 @@
-"""How fast a training runs, what it waits for, and when it will be done."""
+"""How a training goes: how fast, what it waits for, when it will be done, whether it learns."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 
@@ -79,3 +80,15 @@ class Speed:
             f"{steps * self._batch_size / seconds:.0f} images/s, "
             f"{100 * self._total_waited / seconds:.1f} % waiting for data"
         )
+
+
+def require_finite(step: int, scalars: Mapping[str, float]) -> None:
+    """Raises FloatingPointError, with all terms, if the loss of a step is not finite."""
+    if not math.isfinite(scalars["loss"]):
+        listed = ", ".join(f"{name} {float(value):g}" for name, value in scalars.items())
+        raise FloatingPointError(f"the loss of step {step} is not finite: {listed}")
+
+
+def terms(row: Mapping[str, float]) -> str:
+    """Scalars for a line of the log."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in row.items())

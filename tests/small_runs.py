@@ -56,10 +56,11 @@ class Run:
         data_dir = f"--config.data.dir={precompute_runs.uninterrupted()}"
         command = [sys.executable, "-m", "tests.train_tiny", *FLAGS, data_dir]
         self.workdir = workdir
-        self._log = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
-        self.process = subprocess.Popen(
-            [*command, f"--workdir={workdir}", *flags], cwd=ROOT, env=env, stderr=self._log
-        )
+        self._log = Path(tempfile.mkstemp(".log")[1])  # a pipe that nobody reads would fill up
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, f"--workdir={workdir}", *flags], cwd=ROOT, env=env, stderr=log
+            )
 
     def wait_for(self, condition):
         deadline = time.monotonic() + 60
@@ -80,9 +81,8 @@ class Run:
         finally:
             self.process.kill()
             self.process.wait()
-            self._log.seek(0)
-            log = self._log.read()
-            self._log.close()
+            log = self._log.read_text()
+            self._log.unlink()
         assert self.process.returncode == status, f"status {self.process.returncode}\n{log[-4000:]}"
         return log
 
