@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shlex
 import signal
@@ -22,7 +21,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ml_collections
 from absl import flags, logging
@@ -82,7 +80,7 @@ def ablate(
     ablation_cells.check(config, attributes, seeds)
 
     with _locked(out):
-        _claim(out, checkpointing.run_metadata(config, attributes, num_examples))
+        ablation_cells.claim(out, checkpointing.run_metadata(config, attributes, num_examples))
         runs = ablation_cells.plan(out, seeds, config.train.seed)
         failed = []
         for number, run in enumerate(runs, 1):
@@ -168,20 +166,6 @@ def _write_table(out: Path, runs: Sequence[Run], labels: ablation_table.Labels, 
         },
     )
     logging.info("table: %s", out / "ablation.md")
-
-
-def _claim(out: Path, metadata: dict[str, Any]) -> None:
-    """Writes `config.json`, or checks that the one there belongs to the same ablation.
-
-    Like all of this program, without a question to JAX about devices or processes: it would take
-    hold of the devices, and they belong to the trainings.
-    """
-    path = out / "config.json"
-    if path.exists():
-        differing = checkpointing.differing_fields(json.loads(path.read_text()), metadata)
-        if differing:
-            raise ValueError(f"{out} holds another ablation: {'; '.join(differing)}")
-    path.write_text(json.dumps(metadata, indent=1))
 
 
 @contextlib.contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 
+from mgmtn_jax import checkpointing
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.models.aml import MASK_PARTS
 from mgmtn_jax.models.build import network_builder
@@ -98,3 +100,20 @@ def check(
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(CELLS[cell])
         network_builder(changed, attributes)
+
+
+def claim(out: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes `config.json`, or checks that the one there belongs to the same ablation.
+
+    Like all of the ablation, without a question to JAX about devices or processes: it would take
+    hold of the devices, and they belong to the trainings.
+
+    Raises:
+      ValueError: if it belongs to another, with the fields that differ.
+    """
+    path = out / "config.json"
+    if path.exists():
+        differing = checkpointing.differing_fields(json.loads(path.read_text()), metadata)
+        if differing:
+            raise ValueError(f"{out} holds another ablation: {'; '.join(differing)}")
+    path.write_text(json.dumps(metadata, indent=1))

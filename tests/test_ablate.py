@@ -1,0 +1,243 @@
+"""The ablation: its statistics against a plain loop, its table, the command itself, killed once."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import ablation_cells, ablation_table
+from mgmtn_jax import checkpointing, comparison, metrics
+from mgmtn_jax.attributes import CELEBA
+from tests.dotted_faces import write_dataset
+from tests.tiny import tiny_config
+
+ROOT = Path(__file__).parents[1]
+NUM_FACES, NUM_STEPS = 16, 24
+
+
+def answers(seed, num_images=60, num_attributes=4, unknown=0.1):
+    """Labels with gaps, and two networks: the second is right more often."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((num_images, num_attributes)) < 0.4).astype(np.int8)
+    wrong = rng.random((2, *labels.shape)) < np.array([0.3, 0.15])[:, None, None]
+    probabilities = np.where(wrong, 1 - labels, labels) * 0.8 + 0.1
+    labels[rng.random(labels.shape) < unknown] = -1
+    return labels, probabilities
+
+
+def test_the_bootstrap_is_the_plain_loop():
+    labels, probabilities = answers(0)
+    labels[1:, 3] = -1  # an attribute that a third of the resamples never draws
+    baseline, other = (comparison.correctness(p, labels) for p in probabilities)
+    found = comparison.paired_bootstrap(baseline, other, num_resamples=150, seed=5)
+
+    def mean_accuracy(correct, drawn):
+        columns = ([row[a] for row in correct[drawn] if not np.isnan(row[a])] for a in range(4))
+        return 100 * np.mean([np.mean(column) for column in columns if column])
+
+    rng, differences = np.random.default_rng(5), []
+    for _ in range(150):
+        drawn = rng.integers(len(labels), size=len(labels))
+        differences.append(mean_accuracy(other, drawn) - mean_accuracy(baseline, drawn))
+    every = np.arange(len(labels))
+    expected = mean_accuracy(other, every) - mean_accuracy(baseline, every)
+    np.testing.assert_allclose(found, [expected, *np.percentile(differences, (2.5, 97.5))])
+    # The same statistic as everywhere else.
+    figures = [metrics.attribute_metrics(p, labels)["accuracy"].mean() for p in probabilities]
+    assert found.mean == pytest.approx(figures[1] - figures[0])
+
+
+def test_equal_networks_differ_by_nothing_and_a_known_shift_is_found():
+    labels, probabilities = answers(1)
+    correct = comparison.correctness(probabilities[0], labels)
+    assert comparison.paired_bootstrap(correct, correct) == (0, 0, 0)
+
+    # The true difference is 15 points; a 95 % interval misses it in about one of twenty samples.
+    found = []
+    for seed in range(200):
+        labels, probabilities = answers(seed, num_images=300)
+        pair = (comparison.correctness(p, labels) for p in probabilities)
+        found.append(comparison.paired_bootstrap(*pair, num_resamples=200))
+    covered = np.mean([low <= 15 <= high for _, low, high in found])
+    assert 0.9 <= covered <= 0.99
+    assert all(low > 0 for _, low, _ in found)
+
+
+def test_networks_of_other_images_are_not_compared():
+    labels, probabilities = answers(2)
+    correct = comparison.correctness(probabilities[0], labels)
+    with pytest.raises(ValueError, match="same images"):
+        comparison.paired_bootstrap(correct, correct[::-1])
+    with pytest.raises(ValueError, match="no known label"):
+        comparison.paired_bootstrap(np.full((3, 2), np.nan), np.full((3, 2), np.nan))
+
+
+def write_evaluation(folder, keys, probabilities, labels):
+    """What `experiments.evaluate` leaves, as far as a table needs it."""
+    folder.mkdir(parents=True)
+    figures = metrics.attribute_metrics(probabilities, labels)
+    summary = {
+        "mean_accuracy": figures["accuracy"].mean(),
+        "mean_balanced_accuracy": figures["balanced_accuracy"].mean(),
+        "mean_mask_miou": None,
+        "per_group": {"hair": {"accuracy": figures["accuracy"][:2].mean()}},
+    }
+    (folder / "metrics.json").write_text(json.dumps(summary))
+    with (folder / "predictions.csv").open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "Hat", "Scarf", "Glove", "Ring"])
+        writer.writerows([key, *row] for key, row in zip(keys, probabilities, strict=True))
+    return summary
+
+
+def test_the_table_averages_seeds_and_compares_with_the_first_cell(tmp_path):
+    labels, (weak, strong) = answers(3)
+    _, (weaker, _) = answers(4)
+    keys = [f"face, {i}" for i in range(len(labels))]
+    evaluations = {
+        "global": {"a": weak, "b": np.where(labels >= 0, weaker, weak)},
+        "+AML+G2FF": {"c": strong},
+    }
+    summaries = {
+        cell: [write_evaluation(tmp_path / name, keys, p, labels) for name, p in seeds.items()]
+        for cell, seeds in evaluations.items()
+    }
+    folders = {cell: [tmp_path / name for name in seeds] for cell, seeds in evaluations.items()}
+    rows = ablation_table.summarize(folders, ablation_table.Labels(keys, labels))
+    baseline, other = rows
+
+    accuracies = [summary["mean_accuracy"] for summary in summaries["global"]]
+    assert baseline.accuracy == pytest.approx(np.mean(accuracies))
+    assert baseline.deviation == pytest.approx(abs(accuracies[0] - accuracies[1]) / np.sqrt(2))
+    assert (baseline.difference, other.deviation) == (None, None)
+    assert other.difference.mean == pytest.approx(other.accuracy - baseline.accuracy)
+    assert other.difference.low < other.difference.mean < other.difference.high
+    hair = [summary["per_group"]["hair"]["accuracy"] for summary in summaries["global"]]
+    assert baseline.per_group["hair"] == pytest.approx(np.mean(hair))
+
+    ablation_table.write(tmp_path, rows, title="Ablation", provenance={"Command": "`python`"})
+    with (tmp_path / "ablation.csv").open() as file:
+        fields = list(csv.DictReader(file))
+    assert [row["difference"] for row in fields] == ["", f"{other.difference.mean:.4f}"]
+    mean, low, high = other.difference
+    assert f"| {mean:+.2f} [{low:+.2f}, {high:+.2f}] | –" in (tmp_path / "ablation.md").read_text()
+    assert "+AML+G2FF" in (tmp_path / "ablation.svg").read_text()
+
+    with pytest.raises(ValueError, match="other faces"):
+        ablation_table.summarize(folders, ablation_table.Labels(keys[::-1], labels))
+
+
+def test_every_cell_has_its_seeds_and_the_first_seed_of_all_comes_first():
+    seeds = ablation_cells.parse_seeds(["global", "uniform", "+AML+G2FF"], ["1", "+AML+G2FF:2"])
+    runs = ablation_cells.plan(Path("out"), seeds, 7)
+    assert [str(run.workdir) for run in runs] == [
+        "out/global/seed-7",
+        "out/uniform/seed-7",
+        "out/aml-g2ff/seed-7",
+        "out/aml-g2ff/seed-8",
+    ]
+    assert runs[1].overrides["model.masks"] == "uniform"
+    for wrong in (["global:2"], ["0"], ["1.5"], ["1", "glabal:2"]):
+        with pytest.raises(ValueError, match=r"number of seeds|no cell 'glabal'"):
+            ablation_cells.parse_seeds(["global", "uniform"], wrong)
+
+
+def test_all_cells_of_a_two_stage_training_build_and_a_part_is_no_start():
+    ablation_cells.check(tiny_config(mask_training="two_stage"), CELEBA, ablation_cells.CELLS)
+    for part in ablation_cells.CELLS.values():
+        config = tiny_config()
+        config.update_from_flattened_dict(part)
+        if part:
+            with pytest.raises(ValueError, match="starts from the full network"):
+                ablation_cells.check(config, CELEBA, ablation_cells.CELLS)
+
+
+def test_a_folder_belongs_to_one_config(tmp_path):
+    metadata = checkpointing.run_metadata(tiny_config(), CELEBA, 100)
+    ablation_cells.claim(tmp_path, metadata)
+    ablation_cells.claim(tmp_path, metadata)
+    other = checkpointing.run_metadata(tiny_config(width=16), CELEBA, 100)
+    with pytest.raises(ValueError, match=r"another ablation: model\.width is 8 there and 16 here$"):
+        ablation_cells.claim(tmp_path, other)
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """The command but for its cells, and where it writes."""
+    folder = tmp_path_factory.mktemp("ablation")
+    write_dataset(folder / "data", NUM_FACES)
+    arguments = [
+        "--config=experiments/configs/demo.py",
+        f"--config.data.dir={folder / 'data'}",
+        "--config.data.validation_split=train",
+        "--config.data.image_size=32",
+        "--config.data.batch_size=8",
+        "--config.model.width=4",
+        f"--config.train.num_steps={NUM_STEPS}",
+        "--config.train.evaluate_every_epochs=0",
+        "--seeds=1",
+        "--split=train",
+        f"--out={folder / 'out'}",
+    ]
+    return [sys.executable, "-m", "experiments.ablate", *arguments], folder / "out"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, compilers in a hurry, and nothing compiled twice."""
+    return os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def test_the_command_stops_goes_on_survives_a_failure_and_ends(command, environment):
+    arguments, out = command
+    options = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, "text": True}
+
+    with subprocess.Popen([*arguments, "--cells=global"], **options) as process:
+        deadline = time.monotonic() + 120
+        # Where there are events, a training listens to signals.
+        while not [*out.glob("global/seed-0/events.*")] and time.monotonic() < deadline:
+            assert process.poll() is None, process.stderr.read()[-3000:]
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate()[1]
+    assert process.returncode == 1
+    assert log.endswith("stopped; the same command goes on from here\n")
+    assert "Traceback" not in log
+
+    # The other cell's training finds its folder taken.
+    taken = json.loads((out / "global/seed-0/config.json").read_text())
+    (out / "aml/seed-0").mkdir(parents=True)
+    (out / "aml/seed-0/config.json").write_text(json.dumps(taken))
+    result = subprocess.run([*arguments, "--cells=+AML,global"], **options)
+    assert result.returncode == 1, result.stderr[-3000:]
+    assert result.stderr.splitlines()[-1].startswith(
+        f"error: 1 of 2 trainings failed: {out}/aml/seed-0;"
+    )
+    log = result.stderr
+    cells = [line.split("] ")[1] for line in log.splitlines() if "] cell " in line]
+    assert cells == [
+        "cell 1 of 2: +AML, seed 0",
+        "cell 1 of 2: +AML, seed 0 failed; what it said stands above",
+        "cell 2 of 2: global, seed 0",
+    ]
+    assert f"to {NUM_STEPS}" in log
+    assert "steps 0 to" not in log
+    assert not (out / "ablation.md").exists(), "there is no baseline to compare with"
+
+    again = subprocess.run([*arguments, "--cells=global"], **options)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "cell 1 of 1: global, seed 0 is finished" in again.stderr
+    assert "experiments.train" not in again.stderr
+    accuracy = json.loads((out / "global/seed-0/train/metrics.json").read_text())["mean_accuracy"]
+    assert f"| global | 1 | {accuracy:.2f} |" in (out / "ablation.md").read_text()
