@@ -1,19 +1,26 @@
 """Evaluates a trained network on a split, from its workdir alone, and writes a report.
 
-    python -m experiments.evaluate --workdir=runs/demo --data_dir=data/drawn --split=test \\
-        --out=build/demo
+    python -m experiments.evaluate --workdir=runs/faces --data_dir=data/my_faces --split=test \\
+        --out=reports/faces [--against=runs/baseline] [--slice_by=Male,Young]
 
 Writes OUT/metrics.json, OUT/predictions.csv and OUT/report/index.html. Any number of devices gives
 the same figures, whatever the network was trained on.
+
+--against evaluates another run on the same faces and says by how much the first one is better, with
+a paired bootstrap. --slice_by says how accurate the network is on faces with and without an
+attribute, the largest gaps first.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,22 +28,28 @@ from absl import flags, logging
 from etils import epath
 
 from experiments import cli
-from mgmtn_jax import inference, metric_writer, metrics, reporting
+from mgmtn_jax import comparison, inference, metric_writer, metrics, reporting, sheets, slices
 from mgmtn_jax.data import alignment, pipeline, schema
 from mgmtn_jax.data.images import decode_image
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The training run to evaluate.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The training run to evaluate.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Data set folder, as landmarks.precompute writes."
+    "data_dir", None, "Data set folder, as landmarks.precompute writes.", required=True
 )
 _SPLIT = flags.DEFINE_string("split", "test", "Split of the data set.")
-_OUT = flags.DEFINE_string("out", None, "Where the files go.")
+_OUT = flags.DEFINE_string("out", None, "Where the files go.", required=True)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "Faces at a time on each device.", lower_bound=1
 )
 _NUM_THREADS = flags.DEFINE_integer("num_threads", 2, "Threads that decode and align.")
-_NUM_FACES = flags.DEFINE_integer("num_faces", 24, "Faces on the report's sheet.")
+_NUM_FACES = flags.DEFINE_integer(
+    "num_faces",
+    24,
+    "Faces on the report's sheet of examples; each other sheet has a third of them.",
+)
+_AGAINST = flags.DEFINE_string("against", None, "Workdir of a run to compare with.")
+_SLICE_BY = flags.DEFINE_list("slice_by", [], "Attributes, separated by commas.")
 
 
 def evaluate(
@@ -45,6 +58,8 @@ def evaluate(
     data_dir: epath.PathLike,
     split: str,
     out_dir: epath.PathLike,
+    against: epath.PathLike | None,
+    slice_by: Sequence[str],
 ) -> None:
     """Restores, predicts, and writes the three files.
 
@@ -52,39 +67,27 @@ def evaluate(
       FileNotFoundError, ValueError: no such checkpoint, split or folder; a damaged checkpoint;
         attributes other than those the network predicts.
     """
-    predictor = inference.Predictor.from_workdir(workdir, step)
-    attributes = schema.load_attribute_set(data_dir)
-    if attributes.names != predictor.attributes.names:
-        differing = set(attributes.names) ^ set(predictor.attributes.names)
-        raise ValueError(
-            f"{data_dir} has other attributes than the network: "
-            f"{', '.join(sorted(differing)) or 'the order differs'}"
-        )
-    num_examples = pipeline.num_examples(data_dir, split)
-    # So many on each device, not in all: every device computes the same shape in the same order of
-    # operations, and the figures do not depend on how many there are, to the last bit.
-    batch_size = _BATCH_SIZE.value * jax.device_count()
-    image_size = predictor.config.data.image_size
-    predictions = inference.predict_split(
-        predictor.eval_step,
-        pipeline.evaluation_batches(
-            data_dir,
-            split=split,
-            batch_size=batch_size,
-            image_size=image_size,
-            num_threads=_NUM_THREADS.value,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ),
-        predictor.mesh,
-        math.ceil(num_examples / batch_size),
-    )
+    predictor = _restore(workdir, step, data_dir)
+    other = None if against is None else _restore(against, None, data_dir)
+    slices.check(slice_by, predictor.attributes)
+    predictions = _predict(predictor, data_dir, split)
+    probabilities, attributes = predictions.probabilities, predictions.attributes
     summary = metrics.summarize(
-        predictions.probabilities,
-        predictions.attributes,
-        predictor.attributes,
-        predictions.mask_iou or None,
+        probabilities, attributes, predictor.attributes, predictions.mask_iou or None
     )
+    if slice_by:
+        summary["slices"] = slices.accuracy_gaps(
+            probabilities, attributes, predictor.attributes, slice_by
+        )
+    if other is not None:
+        summary["against"] = {
+            "workdir": str(against),
+            "step": other.step,
+            **_comparison(
+                predictions, _predict(other, data_dir, split), predictor.attributes.names
+            ),
+        }
+    num_examples = summary["num_examples"]
     if summary["mean_accuracy"] is None:
         logging.warning("%s has no known label: there are predictions and no figures", split)
     else:
@@ -103,16 +106,18 @@ def evaluate(
             out / "predictions.csv",
             pipeline.split_keys(data_dir, split, predictions.index),
             predictor.attributes.names,
-            predictions.probabilities,
+            probabilities,
         )
-    faces = _sheet(predictor, predictions, data_dir, split)
+    faces = _sheets(predictor, predictions, data_dir, split)
     if jax.process_index() == 0:
         path = reporting.write_report(
             out / "report",
             title=f"{predictor.config.model.name} on {split}, {num_examples} faces",
             metrics=summary,
+            probabilities=probabilities,
+            attributes=attributes,
             history=metric_writer.read_history(workdir),
-            faces=faces,
+            sheets=faces,
             provenance={
                 "Command": shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]]),
                 "Checkpoint": f"step {predictor.step}",
@@ -121,6 +126,73 @@ def evaluate(
             },
         )
         logging.info("report: %s", path)
+
+
+def _restore(
+    workdir: epath.PathLike, step: int | None, data_dir: epath.PathLike
+) -> inference.Predictor:
+    """A network that predicts the attributes of the data set, in its order."""
+    predictor = inference.Predictor.from_workdir(workdir, step)
+    attributes = schema.load_attribute_set(data_dir)
+    if attributes.names != predictor.attributes.names:
+        differing = set(attributes.names) ^ set(predictor.attributes.names)
+        raise ValueError(
+            f"{data_dir} has other attributes than the network of {workdir}: "
+            f"{', '.join(sorted(differing)) or 'the order differs'}"
+        )
+    return predictor
+
+
+def _predict(
+    predictor: inference.Predictor, data_dir: epath.PathLike, split: str
+) -> inference.Predictions:
+    """One pass over the split."""
+    # So many on each device, not in all: every device computes the same shape in the same order of
+    # operations, and the figures do not depend on how many there are, to the last bit.
+    batch_size = _BATCH_SIZE.value * jax.device_count()
+    return inference.predict_split(
+        predictor.eval_step,
+        pipeline.evaluation_batches(
+            data_dir,
+            split=split,
+            batch_size=batch_size,
+            image_size=predictor.config.data.image_size,
+            num_threads=_NUM_THREADS.value,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        predictor.mesh,
+        math.ceil(pipeline.num_examples(data_dir, split) / batch_size),
+    )
+
+
+def _comparison(
+    this: inference.Predictions, other: inference.Predictions, names: Sequence[str]
+) -> dict[str, Any]:
+    """What another network makes of the same faces, and the difference this one makes in points;
+    attributes by the size of theirs."""
+    difference = comparison.paired_bootstrap(
+        comparison.correctness(other.probabilities, other.attributes),
+        comparison.correctness(this.probabilities, this.attributes),
+    )
+    ours, theirs = (
+        metrics.attribute_metrics(predictions.probabilities, predictions.attributes)["accuracy"]
+        for predictions in (this, other)
+    )
+    gains = ours - theirs
+    order = [a for a in np.argsort(-np.abs(gains), kind="stable") if not np.isnan(gains[a])]
+    return {
+        "mean_accuracy": float(np.nanmean(theirs)),
+        "difference": difference._asdict(),
+        "per_attribute": {
+            names[a]: {
+                "this": float(ours[a]),
+                "other": float(theirs[a]),
+                "difference": float(gains[a]),
+            }
+            for a in order
+        },
+    }
 
 
 def _write_predictions(
@@ -133,36 +205,86 @@ def _write_predictions(
             writer.writerow([key, *(f"{probability:.6f}" for probability in row)])
 
 
-def _sheet(
+def _sheets(
     predictor: inference.Predictor,
     predictions: inference.Predictions,
     data_dir: epath.PathLike,
     split: str,
-) -> list[reporting.FaceExample]:
-    """Faces spread evenly over the split, not picked by how well they came out."""
-    count = min(_NUM_FACES.value, len(predictions.index))
-    rows = np.linspace(0, len(predictions.index) - 1, count).astype(int)
+) -> list[reporting.Sheet]:
+    """The answers that stand out, and faces spread evenly over the split, whatever came out."""
+    probabilities, attributes = predictions.probabilities, predictions.attributes
+    names, few = predictor.attributes.names, math.ceil(_NUM_FACES.value / 3)
+    spread = np.linspace(0, len(probabilities) - 1, min(_NUM_FACES.value, len(probabilities)))
+    chosen: list[tuple[str, str, list[tuple[int, str | None]]]] = [
+        (title, text, [(row, names[a]) for row, a in pick(probabilities, attributes, few)])
+        for title, text, pick in (
+            (
+                "Surest and right",
+                "A yes it is surest of, and the label agrees.",
+                sheets.surest_right,
+            ),
+            (
+                "Surest and wrong",
+                "What it is surest of against the label. Some of these labels are the mistake.",
+                sheets.surest_wrong,
+            ),
+            ("Least sure", "Answers nearest to 50 %.", sheets.least_sure),
+        )
+    ]
+    chosen.append(
+        (
+            "Examples",
+            "Spread evenly over the split, not picked by how they came out.",
+            [(int(row), None) for row in spread],
+        )
+    )
+    wanted = sorted({row for _, _, answers in chosen for row, _ in answers})
+    faces = dict(zip(wanted, _faces(predictor, predictions, wanted, data_dir, split), strict=True))
+    return [
+        reporting.Sheet(
+            title,
+            text,
+            [dataclasses.replace(faces[row], question=question) for row, question in answers],
+        )
+        for title, text, answers in chosen
+    ]
+
+
+def _faces(
+    predictor: inference.Predictor,
+    predictions: inference.Predictions,
+    rows: Sequence[int],
+    data_dir: epath.PathLike,
+    split: str,
+) -> Iterator[reporting.FaceExample]:
+    """The faces of some rows of the predictions, with their masks."""
     size = predictor.config.data.image_size
-    keys, images = [], []
-    for record in pipeline.read_records(data_dir, split, predictions.index[rows]):
+    keys, images, landmarks = [], [], []
+    for record in pipeline.read_records(data_dir, split, predictions.index[list(rows)]):
         matrix = alignment.align(record.landmarks, size)
         images.append(alignment.warp(decode_image(record.image), matrix, size))
+        landmarks.append(alignment.transform_points(record.landmarks, matrix))
         keys.append(record.key)
-    _, masks = predictor(np.stack(images))
-    return [
-        reporting.FaceExample(
+    _, masks = predictor(np.stack(images), np.stack(landmarks))
+    for i, row in enumerate(rows):
+        yield reporting.FaceExample(
             image=images[i],
             masks=None if masks is None else masks[i],
             probabilities=predictions.probabilities[row],
             attributes=predictions.attributes[row],
             key=keys[i],
         )
-        for i, row in enumerate(rows)
-    ]
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir", "data_dir", "out"])
     cli.run(
-        lambda: evaluate(_WORKDIR.value, _STEP.value, _DATA_DIR.value, _SPLIT.value, _OUT.value)
+        lambda: evaluate(
+            _WORKDIR.value,
+            _STEP.value,
+            _DATA_DIR.value,
+            _SPLIT.value,
+            _OUT.value,
+            _AGAINST.value,
+            _SLICE_BY.value,
+        )
     )

@@ -6,37 +6,19 @@ CSS alone, except sorting the table.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-import markupsafe
-import matplotlib
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
-from matplotlib.figure import Figure
-from PIL import Image
 
+from mgmtn_jax import curves, pictures, plots
 from mgmtn_jax.attributes import REGIONS
-
-REGION_COLORS: dict[str, str] = {
-    "mouth": "#d55e00",
-    "ear": "#f0e442",
-    "lower_face": "#0072b2",
-    "cheeks": "#cc79a7",
-    "nose": "#009e73",
-    "eyes": "#56b4e9",
-    "hair": "#e69f00",
-    "object": "#999999",
-}
-"""Okabe and Ito's palette, which stays distinct under the common kinds of color blindness."""
 
 _CURVES = {
     "loss": "Loss, all terms",
@@ -45,24 +27,14 @@ _CURVES = {
     "accuracy": "Mean accuracy, %",
     "learning_rate": "Learning rate",
 }
-_SPLIT_COLORS = {"train": "#010203", "validation": "#010204"}
-# Matplotlib knows no CSS, so it draws in colors that are then exchanged for the page's own.
-_PAGE_COLORS = {
-    "#010201": "currentColor",
-    "#010203": "var(--train)",
-    "#010204": "var(--validation)",
-}
 _MAX_CURVE_POINTS = 400
-_PICTURE_SIZE = 176  # pixels; the sheet shows faces at 132 CSS pixels
-_MASK_SIZE = 56
-_MASK_LEVELS = 16
 _TOP_ATTRIBUTES = 6
 _MISSED_ATTRIBUTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class FaceExample:
-    """One face of the sheet.
+    """One face of a sheet.
 
     Attributes:
       image: the aligned crop, RGB.
@@ -70,6 +42,7 @@ class FaceExample:
       probabilities: of yes, per attribute.
       attributes: 1 yes, 0 no, -1 unknown.
       key: what the data set calls the image.
+      question: the attribute for which the face is on the sheet, if it is one.
     """
 
     image: UInt8[np.ndarray, "S S 3"]
@@ -77,6 +50,22 @@ class FaceExample:
     probabilities: Float[np.ndarray, "A"]
     attributes: Int[np.ndarray, "A"]
     key: str
+    question: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """Faces with a reason to be looked at together.
+
+    Attributes:
+      title: of the section.
+      text: what they are, in a sentence.
+      faces: in order.
+    """
+
+    title: str
+    text: str
+    faces: Sequence[FaceExample]
 
 
 def write_report(
@@ -84,8 +73,10 @@ def write_report(
     *,
     title: str,
     metrics: Mapping[str, Any],
+    probabilities: Float[np.ndarray, "N A"],
+    attributes: Int[np.ndarray, "N A"],
     history: Sequence[Mapping[str, Any]],
-    faces: Sequence[FaceExample],
+    sheets: Sequence[Sheet],
     provenance: Mapping[str, Any],
 ) -> epath.Path:
     """Writes `index.html` into a folder and returns its path.
@@ -93,30 +84,42 @@ def write_report(
     Args:
       out_dir: made if missing; may be a `gs://` address.
       title: of the page.
-      metrics: what `mgmtn_jax.metrics.summarize` returns.
+      metrics: what `mgmtn_jax.metrics.summarize` returns; if there are `slices`, what
+        `mgmtn_jax.slices.accuracy_gaps` does, and if there is `against`, a comparison.
+      probabilities: what the metrics are of, for the curves.
+      attributes: the labels: 1 yes, 0 no, -1 unknown.
       history: rows of `metrics.jsonl`: `step`, `split` and any scalars; known ones are plotted.
-      faces: for the sheet, in order. About 15 KB each: 24 are a good number, 250 reach 5 MB.
+      sheets: About 15 KB a face: 24 are a good number for one, 250 in all reach 5 MB.
       provenance: what a reader needs to get the same figures, as label -> text, number or mapping.
         Mappings, such as the configuration, start folded.
     """
     names = list(metrics["per_attribute"])
-    attributes = [
+    rows = [
         {"name": name, "gain": _difference(row["accuracy"], row["majority_accuracy"]), **row}
         for name, row in metrics["per_attribute"].items()
     ]
-    attributes.sort(key=lambda row: (row["gain"] is None, -(row["gain"] or 0)))
-    gains = [abs(row["gain"]) for row in attributes if row["gain"] is not None]
+    rows.sort(key=lambda row: (row["gain"] is None, -(row["gain"] or 0)))
+    gains = [abs(row["gain"]) for row in rows if row["gain"] is not None]
     page = _environment().get_template("report.html")
     html = page.render(
         title=title,
         metrics=metrics,
         gain=_difference(metrics["mean_accuracy"], metrics["majority_accuracy"]),
         scale_start=_scale_start(metrics),
-        attributes=attributes,
+        attributes=rows,
         largest_gain=max(gains, default=0) or 1,
         curves=_curves(history),
-        faces=[_face_view(face, names) for face in faces],
-        regions=REGION_COLORS,
+        quality=_quality(metrics, probabilities, attributes),
+        sheets=[
+            {
+                "title": sheet.title,
+                "text": sheet.text,
+                "faces": [_face_view(face, names) for face in sheet.faces],
+            }
+            for sheet in sheets
+            if sheet.faces
+        ],
+        regions=pictures.REGION_COLORS,
         facts={k: v for k, v in provenance.items() if not isinstance(v, Mapping)},
         folded={
             k: json.dumps(v, indent=2, default=str)
@@ -179,13 +182,18 @@ def _face_view(face: FaceExample, names: Sequence[str]) -> dict[str, Any]:
     top = [answer for answer in surest_yes if answer["percent"] >= 50][:_TOP_ATTRIBUTES]
     missed = [a for a in surest_yes if a["mark"] == "wrong" and a not in top]
     known = [answer for answer in answers if answer["mark"] != "unknown"]
+    asked = None
+    if face.question is not None:
+        asked = next(answer for answer in answers if answer["name"] == face.question)
+        asked = {**asked, "label": "yes" if face.attributes[names.index(face.question)] else "no"}
     return {
         "key": face.key,
-        "picture": _picture_uri(face.image),
+        "asked": asked,
+        "picture": pictures.picture_uri(face.image),
         "masks": {}
         if face.masks is None
         else {
-            region: _mask_uri(face.masks[..., channel], REGION_COLORS[region])
+            region: pictures.mask_uri(face.masks[..., channel], pictures.REGION_COLORS[region])
             for channel, region in enumerate(REGIONS)
         },
         "top": top,
@@ -196,33 +204,12 @@ def _face_view(face: FaceExample, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _picture_uri(image: UInt8[np.ndarray, "S S 3"]) -> str:
-    picture = Image.fromarray(image)
-    picture.thumbnail((_PICTURE_SIZE, _PICTURE_SIZE), Image.Resampling.LANCZOS)
-    data = io.BytesIO()
-    picture.save(data, "WEBP", quality=82)
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
-def _mask_uri(mask: Float[np.ndarray, "M M"], color: str) -> str:
-    """A mask as a picture of one color whose opacity is the probability, in a few hundred bytes."""
-    alpha = Image.fromarray(np.round(255 * np.clip(mask, 0, 1)).astype(np.uint8))
-    alpha.thumbnail((_MASK_SIZE, _MASK_SIZE), Image.Resampling.BOX)
-    levels = np.asarray(alpha) // (256 // _MASK_LEVELS)
-    picture = Image.frombytes("P", alpha.size, levels.tobytes())
-    picture.putpalette(bytes.fromhex(color[1:]) * _MASK_LEVELS)
-    opacity = bytes(level * 255 // (_MASK_LEVELS - 1) for level in range(_MASK_LEVELS))
-    data = io.BytesIO()
-    picture.save(data, "PNG", bits=4, transparency=opacity, optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One plot per known scalar of the history."""
     curves = []
     for field, label in _CURVES.items():
         lines: dict[str, list[tuple[int, float]]] = {}
-        for split in _SPLIT_COLORS:
+        for split in plots.SPLIT_COLORS:
             points = [
                 (row["step"], row[field])
                 for row in history
@@ -241,52 +228,38 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "label": label,
                     "splits": list(lines),
                     "description": f"{label}: {description}.",
-                    "svg": _svg(lines),
+                    "svg": plots.training(lines),
                 }
             )
     return curves
 
 
-def _svg(lines: Mapping[str, Sequence[tuple[int, float]]]) -> markupsafe.Markup:
-    """A line plot as inline SVG in the page's own font and colors."""
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "mgmtn",  # the same page from the same figures
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.15,
-        **dict.fromkeys(
-            ("text.color", "axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), "#010201"
-        ),
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4, 2.2), layout="constrained")
-        axes = figure.add_subplot()
-        for split, points in lines.items():
-            axes.plot(
-                *zip(*points, strict=True),
-                color=_SPLIT_COLORS[split],
-                linewidth=1.6,
-                marker="o" if len(points) <= 20 else None,
-                markersize=3,
-            )
-        axes.margins(x=0.02)
-        axes.locator_params(nbins=5)
-        text = io.StringIO()
-        figure.savefig(
-            text,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
+def _quality(
+    metrics: Mapping[str, Any],
+    probabilities: Float[np.ndarray, "N A"],
+    attributes: Int[np.ndarray, "N A"],
+) -> dict[str, Any]:
+    """Precision against recall and reliability, of all attributes together and of each."""
+    lines, each = [], []
+    for a, (name, row) in enumerate(metrics["per_attribute"].items()):
+        precision_recall = curves.precision_recall(probabilities[:, a], attributes[:, a])
+        if not len(precision_recall[0]):
+            continue  # An attribute without a yes has neither.
+        lines.append((precision_recall, pictures.REGION_COLORS.get(row["group"], "#999999")))
+        reliability = curves.reliability(probabilities[:, a], attributes[:, a])
+        each.append(
+            {
+                "name": name,
+                "description": f"{name.replace('_', ' ')}: average precision "
+                f"{_figure(row['average_precision'])}, calibration error "
+                f"{_figure(row['calibration_error'])} percent.",
+                "svg": plots.of_attribute(precision_recall, reliability),
+            }
         )
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # HTML needs no namespaces, and ids must be unique on the page: keep those that are referred to.
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"| version="[^"]*"', "", svg).replace("xlink:href", "href")
-    referred = set(re.findall(r"#([\w-]+)[\")]", svg))
-    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in referred else "", svg)
-    for drawn, shown in _PAGE_COLORS.items():
-        svg = svg.replace(drawn, shown)
-    return markupsafe.Markup(svg.replace("<svg", '<svg aria-hidden="true"', 1))
+    if not lines:
+        return {}
+    return {
+        "precision_recall": plots.precision_recall(lines),
+        "reliability": plots.reliability(curves.reliability(probabilities, attributes)),
+        "each": each,
+    }

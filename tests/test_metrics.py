@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
-from mgmtn_jax import metrics
+from mgmtn_jax import bootstrap, curves, metrics, sheets, slices
 from mgmtn_jax.attributes import CELEBA, AttributeSet
 
 THREE = AttributeSet.create(("Hat", "Scarf", "Glove"), {"hair": ("Hat",), "ear": ("Glove",)})
@@ -44,7 +45,18 @@ def scikit_learn_figures(probability, label):
         "f1": sk.f1_score(label, predicted),
         "average_precision": sk.average_precision_score(label, probability),
         "auroc": sk.roc_auc_score(label, probability),
+        "calibration_error": _calibration_error(label, probability),
     }
+
+
+def _calibration_error(label, probability):
+    """From scikit-learn's reliability diagram, whose bins exclude their lower edge where ours
+    include it, hence the mirror images."""
+    probability = probability.astype(np.float64)
+    share, mean = calibration_curve(1 - label, 1 - probability, n_bins=metrics.CALIBRATION_BINS)
+    edges = np.linspace(0, 1, metrics.CALIBRATION_BINS + 1)
+    size = np.histogram(np.searchsorted(edges[1:-1], 1 - probability), range(16))[0]
+    return np.abs(share - mean) @ size[size > 0] / len(label)
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -87,6 +99,62 @@ def test_calibration_error_averages_the_gap_of_each_bin():
     assert figures["calibration_error"][0] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("ties", [False, True])
+def test_curves_equal_scikit_learns(ties):
+    (probability,), (label,) = (
+        array.T for array in random_predictions(11, num_attributes=1, ties=ties, unknown=0.3)
+    )
+    known = label >= 0
+    recall, precision = curves.precision_recall(probability, label)
+    theirs = sk.precision_recall_curve(label[known], probability[known])
+    # Theirs runs backwards and ends with a point that no threshold gives.
+    np.testing.assert_allclose(precision, theirs[0][-2::-1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(recall, theirs[1][-2::-1], rtol=0, atol=1e-12)
+    predicted, share = curves.reliability(probability, label)
+    sizes = np.histogram(probability[known], np.linspace(0, 1, metrics.CALIBRATION_BINS + 1))[0]
+    error = 100 * np.abs(predicted - share) @ sizes[sizes > 0] / known.sum()
+    ours = metrics.attribute_metrics(probability[:, None], label[:, None])
+    assert error == pytest.approx(ours["calibration_error"][0])
+    nothing = np.full(len(label), -1)
+    assert [len(axis) for axis in curves.precision_recall(probability, nothing)] == [0, 0]
+
+
+def test_slices_show_the_largest_gap_first_and_leave_out_the_attribute_itself():
+    attributes = np.array([[1, 1, 0]] * 30 + [[0, 1, 0]] * 10 + [[-1, 0, 1]] * 5)
+    probabilities = np.full(attributes.shape, 0.9)
+    probabilities[:30, 2] = 0.1
+    probabilities[:3, 1] = 0.1
+    gaps = slices.accuracy_gaps(probabilities, attributes, THREE, ["Hat"], num_resamples=20)["Hat"]
+    assert list(gaps["gaps"]) == ["Glove", "Scarf"]
+    assert gaps["gaps"]["Glove"] == {"yes": 100.0, "no": 0.0, "gap": 100.0}
+    assert gaps["gaps"]["Scarf"]["gap"] == pytest.approx(-10)
+    assert (gaps["yes"]["num_examples"], gaps["no"]["num_examples"]) == (30, 10)
+    assert (gaps["yes"]["mean_accuracy"], gaps["no"]["mean_accuracy"]) == (95, 50)
+    low, high = gaps["yes"]["mean_accuracy_interval"]
+    assert low < 95 < high
+    attributes[attributes[:, 0] == 0, 0] = -1
+    empty = slices.accuracy_gaps(probabilities, attributes, THREE, ["Hat"], num_resamples=20)["Hat"]
+    assert empty["no"] == {
+        "num_examples": 0,
+        "mean_accuracy": None,
+        "mean_accuracy_interval": None,
+    }
+    assert empty["gaps"] == {}
+    with pytest.raises(ValueError, match="'Glvoe', which is no attribute of these: did you mean"):
+        slices.accuracy_gaps(probabilities, attributes, THREE, ["Glvoe"])
+
+
+def test_sheets_take_each_face_once_and_attributes_in_turn():
+    attributes = np.array([[1, 1], [1, 0], [1, 0], [0, -1]])
+    probabilities = np.array([[0.99, 0.98], [0.97, 0.9], [0.8, 0.51], [0.7, 0.5]])
+    assert sheets.surest_right(probabilities, attributes, 9) == [(0, 0), (1, 0), (2, 0)]
+    assert sheets.surest_wrong(probabilities, attributes, 9) == [(1, 1), (3, 0), (2, 1)]
+    assert sheets.least_sure(probabilities, attributes, 2) == [(2, 1), (3, 0)]
+    # Of two attributes the second one comes before the first one's second best.
+    attributes[1, 1] = 1
+    assert sheets.surest_right(probabilities, attributes, 2) == [(0, 0), (1, 1)]
+
+
 def test_attributes_without_both_classes_have_no_value_where_none_is_defined():
     probabilities = np.array([[0.9, 0.1, 0.2, 0.4]] * 4)
     attributes = np.array([[1, 1, 0, -1]] * 4)
@@ -105,7 +173,7 @@ def test_attributes_without_both_classes_have_no_value_where_none_is_defined():
 @pytest.mark.parametrize("ties", [False, True])
 def test_bootstrap_equals_a_loop_over_resamples(ties):
     probabilities, attributes = random_predictions(2, num_images=60, ties=ties, unknown=0.3)
-    resampled = metrics.bootstrap_means(probabilities, attributes, num_resamples=130, seed=5)
+    resampled = bootstrap.bootstrap_means(probabilities, attributes, num_resamples=130, seed=5)
     drawn = np.random.default_rng(5).integers(60, size=(130, 60))
     for r in range(130):
         figures = metrics.attribute_metrics(probabilities[drawn[r]], attributes[drawn[r]])
@@ -116,7 +184,7 @@ def test_bootstrap_equals_a_loop_over_resamples(ties):
 def test_bootstrap_is_seeded_and_pairs_two_networks():
     probabilities, attributes = random_predictions(3)
     once, again, other = (
-        metrics.bootstrap_means(probabilities, attributes, num_resamples=20, seed=seed)
+        bootstrap.bootstrap_means(probabilities, attributes, num_resamples=20, seed=seed)
         for seed in (1, 1, 2)
     )
     for name in once:
@@ -127,7 +195,7 @@ def test_bootstrap_is_seeded_and_pairs_two_networks():
     image = np.flatnonzero(attributes[:, 0] == 1)[0]
     worse[image, 0], probabilities[image, 0] = 0.0, 1.0
     paired = [
-        metrics.bootstrap_means(p, attributes, num_resamples=50, seed=1)["accuracy"]
+        bootstrap.bootstrap_means(p, attributes, num_resamples=50, seed=1)["accuracy"]
         for p in (probabilities, worse)
     ]
     assert (paired[0] >= paired[1]).all()
@@ -138,7 +206,7 @@ def test_intervals_have_the_width_theory_gives():
     rng = np.random.default_rng(4)
     attributes = np.ones((2000, 1), np.int8)
     probabilities = (rng.random((2000, 1)) < 0.9).astype(np.float32)
-    accuracy = metrics.bootstrap_means(probabilities, attributes, num_resamples=1000, seed=0)
+    accuracy = bootstrap.bootstrap_means(probabilities, attributes, num_resamples=1000, seed=0)
     assert accuracy["accuracy"].std() == pytest.approx(100 * np.sqrt(0.9 * 0.1 / 2000), rel=0.1)
 
 
@@ -146,53 +214,53 @@ def test_summary_keeps_the_contract_and_is_clean_json():
     probabilities, attributes = random_predictions(6)
     attributes[:, 1] = -1
     iou = {"hair": 0.5, "ear": 1.0, "eyes": float("nan")}
-    summary = metrics.summarize(probabilities, attributes, THREE, iou, num_resamples=50)
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summary["num_examples"] == 200
-    assert list(summary["per_attribute"]) == ["Hat", "Scarf", "Glove"]
-    scarf = summary["per_attribute"]["Scarf"]
+    figures = metrics.summarize(probabilities, attributes, THREE, iou, num_resamples=50)
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert figures["num_examples"] == 200
+    assert list(figures["per_attribute"]) == ["Hat", "Scarf", "Glove"]
+    scarf = figures["per_attribute"]["Scarf"]
     assert scarf["group"] == "object"
     assert scarf["num_known"] == 0
     assert all(
         scarf[name] is None
         for name in ("accuracy", "balanced_accuracy", "f1", "average_precision", "positive_rate")
     )
-    hat, glove = summary["per_attribute"]["Hat"], summary["per_attribute"]["Glove"]
+    hat, glove = figures["per_attribute"]["Hat"], figures["per_attribute"]["Glove"]
     for name in ("accuracy", "balanced_accuracy", "average_precision"):
-        assert summary[f"mean_{name}"] == pytest.approx((hat[name] + glove[name]) / 2)
-        low, high = summary[f"mean_{name}_interval"]
-        assert low < summary[f"mean_{name}"] < high
+        assert figures[f"mean_{name}"] == pytest.approx((hat[name] + glove[name]) / 2)
+        low, high = figures[f"mean_{name}_interval"]
+        assert low < figures[f"mean_{name}"] < high
     expected = (hat["majority_accuracy"] + glove["majority_accuracy"]) / 2
-    assert summary["majority_accuracy"] == pytest.approx(expected)
-    assert list(summary["per_group"]) == list(THREE.group_names)
-    assert summary["per_group"]["hair"]["accuracy"] == hat["accuracy"]
-    assert summary["per_group"]["object"]["accuracy"] is None
-    assert summary["mask_miou"] == {"hair": 0.5, "ear": 1.0, "eyes": None}
-    assert summary["mean_mask_miou"] == 0.75
+    assert figures["majority_accuracy"] == pytest.approx(expected)
+    assert list(figures["per_group"]) == list(THREE.group_names)
+    assert figures["per_group"]["hair"]["accuracy"] == hat["accuracy"]
+    assert figures["per_group"]["object"]["accuracy"] is None
+    assert figures["mask_miou"] == {"hair": 0.5, "ear": 1.0, "eyes": None}
+    assert figures["mean_mask_miou"] == 0.75
 
 
 def test_a_network_without_masks_has_no_mask_iou():
     probabilities, attributes = random_predictions(7)
-    summary = metrics.summarize(probabilities, attributes, THREE, num_resamples=10)
-    assert summary["mask_miou"] == {}
-    assert summary["mean_mask_miou"] is None
+    figures = metrics.summarize(probabilities, attributes, THREE, num_resamples=10)
+    assert figures["mask_miou"] == {}
+    assert figures["mean_mask_miou"] is None
 
 
 def test_all_labels_unknown_gives_no_figure_and_no_warning():
     probabilities, _ = random_predictions(8)
-    summary = metrics.summarize(
+    figures = metrics.summarize(
         probabilities, np.full(probabilities.shape, -1), THREE, num_resamples=10
     )
-    assert summary["mean_accuracy"] is None
-    assert summary["mean_average_precision_interval"] is None
+    assert figures["mean_accuracy"] is None
+    assert figures["mean_average_precision_interval"] is None
 
 
 def test_one_image_is_enough():
-    summary = metrics.summarize(
+    figures = metrics.summarize(
         np.full((1, 40), 0.75, np.float32), np.ones((1, 40), np.int64), CELEBA, num_resamples=10
     )
-    assert summary["mean_accuracy_interval"] == [100, 100]
-    assert summary["mean_balanced_accuracy"] is None
+    assert figures["mean_accuracy_interval"] == [100, 100]
+    assert figures["mean_balanced_accuracy"] is None
 
 
 @pytest.mark.parametrize(

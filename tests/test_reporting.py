@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgmtn_jax import metrics, reporting
+from mgmtn_jax import metrics, pictures, reporting, slices
 from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
 
 HISTORY = [
@@ -55,34 +55,56 @@ class Page(html.parser.HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-def example(rng, num_attributes, masks=True):
+def example(rng, num_attributes, masks=True, question=None):
     return reporting.FaceExample(
         image=rng.integers(0, 256, (227, 227, 3), dtype=np.uint8),
         masks=rng.random((28, 28, 8)).astype(np.float32) if masks else None,
         probabilities=rng.random(num_attributes).astype(np.float32),
         attributes=rng.integers(-1, 2, num_attributes),
         key="folder/<face> & co.jpg",
+        question=question,
     )
 
 
-def summary(attribute_set, *, masks=True, num_images=50):
+def evaluated(attribute_set, *, masks=True, num_images=50):
+    """Metrics with everything a report can show, and what they are of."""
     rng = np.random.default_rng(0)
     shape = (num_images, len(attribute_set.names))
-    labels = rng.integers(0, 2, shape)
+    probabilities, labels = rng.random(shape), rng.integers(0, 2, shape)
     labels[:, 0] = -1
     ious = dict.fromkeys(REGIONS, 0.8) if masks else None
-    return metrics.summarize(rng.random(shape), labels, attribute_set, ious, num_resamples=10)
+    figures = metrics.summarize(probabilities, labels, attribute_set, ious, num_resamples=10)
+    return {"metrics": figures, "probabilities": probabilities, "attributes": labels}
+
+
+def sheet(*faces):
+    return reporting.Sheet("Examples", "Some faces.", faces)
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     rng = np.random.default_rng(1)
+    complete = evaluated(CELEBA)
+    arrays = complete["probabilities"], complete["attributes"]
+    complete["metrics"]["slices"] = slices.accuracy_gaps(
+        *arrays, CELEBA, ["Male", "Bald"], num_resamples=10
+    )
+    complete["metrics"]["against"] = {
+        "workdir": "runs/<other>",
+        "step": 7,
+        "mean_accuracy": 49.0,
+        "difference": {"mean": -0.5, "low": -1.25, "high": 0.25},
+        "per_attribute": {"Bald": {"this": 50.0, "other": 52.0, "difference": -2.0}},
+    }
     path = reporting.write_report(
         tmp_path_factory.mktemp("report") / "made" / "here",
         title="Drawn faces",
-        metrics=summary(CELEBA),
+        **complete,
         history=HISTORY,
-        faces=[example(rng, 40) for _ in range(24)],
+        sheets=[
+            sheet(*(example(rng, 40, question=name) for name in ("Male", "Young"))),
+            sheet(*(example(rng, 40) for _ in range(24))),
+        ],
         provenance={"Step": 20, "Configuration": {"model": {"name": "mgmtn"}}},
     )
     assert path.name == "index.html"
@@ -125,7 +147,7 @@ def test_columns_are_sorted_by_buttons_that_say_so(page):
 def test_pictures_decode_and_have_alternatives(page):
     images = page.all("img")
     # Each face: one picture, eight layers over it, eight thumbnails.
-    assert len(images) == 24 * 17
+    assert len(images) == 26 * 17
     assert all("alt" in image for image in images)
     layers = [image for image in images if "mask" in image.get("class", "")]
     assert all(image["alt"] == "" for image in layers)
@@ -140,7 +162,7 @@ def test_pictures_decode_and_have_alternatives(page):
 def test_masks_keep_their_opacity_and_their_color():
     mask = np.zeros((8, 8), np.float32)
     mask[2:4, 5] = 1.0
-    uri = reporting._mask_uri(mask, "#56b4e9")
+    uri = pictures.mask_uri(mask, "#56b4e9")
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
         pixels = np.asarray(picture.convert("RGBA"))
     np.testing.assert_array_equal(pixels[..., 3], 255 * mask)
@@ -165,8 +187,10 @@ def test_ids_are_unique_and_references_resolve(text, page):
 def test_plots_are_described_and_use_the_pages_colors(text, page):
     labels = [attrs.get("aria-label", "") for attrs in page.all("figure")]
     assert any("train from 2 at step 10 to 1 at step 20" in label for label in labels)
-    # Loss, mask loss, accuracy, learning rate; images_per_second is no curve.
-    assert len(page.all("svg")) == 4
+    # Loss, mask loss, accuracy, learning rate; images_per_second is no curve. Two of all attributes
+    # and one for each that has a label.
+    assert len(page.all("svg")) == 4 + 2 + 39
+    assert any(label.startswith("Bald: average precision") for label in labels)
     assert "var(--validation)" in text
     assert "#01020" not in text
 
@@ -174,6 +198,17 @@ def test_plots_are_described_and_use_the_pages_colors(text, page):
 def test_what_the_user_named_is_shown_as_text(text, page):
     assert "<face>" not in text
     assert any("folder/<face> & co.jpg" in data for data in page.text)
+
+
+def test_sections_say_what_was_compared_and_why_a_face_is_there(page):
+    text = " ".join(" ".join(page.text).split())
+    assert "is 0.50 points below it, 95 % interval −1.25 to +0.25" in text.replace("\xa0", " ")
+    assert "the choice of faces alone could explain the difference" in text
+    headings = [number for number, (tag, _) in enumerate(page.tags) if tag == "h2"]
+    assert len(headings) >= 6
+    assert {"Male", "Bald", "Examples"} <= {data.strip() for data in page.text}
+    asked = [attrs for attrs in page.all("span") if "verdict" in attrs.get("class", "")]
+    assert len(asked) == 2
 
 
 def test_configuration_is_folded(page):
@@ -186,21 +221,21 @@ def test_ones_own_attributes_without_masks_faces_or_history(tmp_path):
     path = reporting.write_report(
         tmp_path,
         title="Own attributes",
-        metrics=summary(own, masks=False),
+        **evaluated(own, masks=False),
         history=[],
-        faces=[example(np.random.default_rng(0), 2, masks=False)],
+        sheets=[sheet(example(np.random.default_rng(0), 2, masks=False))],
         provenance={},
     )
     page = Page(path.read_text())
     assert len(page.all("img")) == 1
-    assert page.all("svg") == []
+    assert len(page.all("svg")) == 3
     assert page.all("input") == []
 
 
 def test_a_split_without_any_label_still_gives_a_page(tmp_path):
     own = AttributeSet.create(("Hat",))
     path = reporting.write_report(
-        tmp_path, title="Empty", metrics=summary(own), history=[], faces=[], provenance={}
+        tmp_path, title="Empty", **evaluated(own), history=[], sheets=[], provenance={}
     )
     assert "Hat" in path.read_text()
 
@@ -210,9 +245,9 @@ def test_the_same_run_gives_the_same_page(tmp_path):
         reporting.write_report(
             tmp_path / name,
             title="Twice",
-            metrics=summary(CELEBA),
+            **evaluated(CELEBA),
             history=HISTORY,
-            faces=[example(np.random.default_rng(0), 40)],
+            sheets=[sheet(example(np.random.default_rng(0), 40))],
             provenance={},
         ).read_bytes()
         for name in ("one", "two")

@@ -1,0 +1,75 @@
+"""What figures are made of: counts of outcomes, under any weights of the images, and ratios."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Bool, Float, Int
+
+THRESHOLD = 0.5
+"""A probability from here on is a yes."""
+
+INTERVAL = (2.5, 97.5)
+"""The percentiles that bound a 95 % interval."""
+
+
+def outcomes(
+    probabilities: Float[np.ndarray, "N A"], attributes: Int[np.ndarray, "N A"]
+) -> tuple[Bool[np.ndarray, "N A"], ...]:
+    """Where a label is a true positive, false positive, false negative, true negative."""
+    yes, no, predicted = attributes == 1, attributes == 0, probabilities >= THRESHOLD
+    return yes & predicted, no & predicted, yes & ~predicted, no & ~predicted
+
+
+def ratio(
+    numerator: Float[np.ndarray, "..."], denominator: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+    """Element-wise ratio, `nan` where the denominator is zero."""
+    undefined = np.full(np.shape(denominator), np.nan)
+    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+
+
+def mean_defined(values: Float[np.ndarray, "A ..."]) -> Float[np.ndarray, "..."]:
+    """Mean over the first axis of what is defined."""
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0).sum(0), defined.sum(0))
+
+
+class PrecisionAtPositives:
+    """Average precision of one attribute under any image counts.
+
+    AP = sum over distinct scores s of (recall gained at s) x (precision of all images scored >= s),
+    which is scikit-learn's definition: equal scores enter together, nothing is interpolated. Only
+    scores that a positive image has gain recall, so counts are summed from each of them to the next
+    (a sparse product), and only those sums are accumulated.
+    """
+
+    def __init__(self, probabilities: Float[np.ndarray, "N"], labels: Int[np.ndarray, "N"]):
+        known = np.flatnonzero(labels >= 0)
+        order = known[np.argsort(-probabilities[known], kind="stable")]
+        positive = labels[order] == 1
+        score_rank = np.cumsum(np.diff(probabilities[order], prepend=np.inf) != 0)
+        gaining = np.unique(score_rank[positive])
+        step = np.searchsorted(gaining, score_rank)
+        shape = (len(gaining), len(labels))
+        self._drawn = _step_sums(order, step, shape)
+        self._drawn_positive = _step_sums(order[positive], step[positive], shape)
+
+    def average(self, counts: Float[np.ndarray, "N R"]) -> Float[np.ndarray, "R"]:
+        """(R,) fractions; `nan` where no positive image is drawn."""
+        if not self._drawn.shape[0]:
+            return np.full(counts.shape[1], np.nan)
+        gained = self._drawn_positive @ counts
+        true_positives = np.cumsum(gained, axis=0)
+        # Where nothing is drawn yet, nothing is gained either: any denominator will do.
+        precision = true_positives / np.maximum(np.cumsum(self._drawn @ counts, axis=0), 1)
+        return ratio(np.einsum("ij,ij->j", gained, precision), true_positives[-1])
+
+
+def _step_sums(
+    images: Int[np.ndarray, "M"], step: Int[np.ndarray, "M"], shape: tuple[int, int]
+) -> scipy.sparse.csr_array:
+    """The 0/1 matrix that adds up the counts of the images of each step; `step` never falls."""
+    bounds = np.searchsorted(step, np.arange(shape[0] + 1))
+    ones = np.ones(bounds[-1], np.float32)
+    return scipy.sparse.csr_array((ones, images[: bounds[-1]], bounds), shape=shape)
