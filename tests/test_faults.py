@@ -1,4 +1,4 @@
-"""What may happen to a run while it runs: the numbers at its end are those of an undisturbed one."""
+"""What may happen to a run: the numbers at its end are those of an undisturbed one."""
 
 import random
 import re
@@ -60,3 +60,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, env, tmp_path):
     log = Run(tmp_path, env).ended()
     assert f"steps {step} to {NUM_STEPS}" in log
     assert small_runs.state_digests(tmp_path) == small_runs.state_digests(undisturbed[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(env, tmp_path):
+    flags = ("--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_fraction=0")
+    log = Run(tmp_path, env, *flags).ended(1)
+    assert re.search(r"error: the loss of step \d+ is not finite: .*learning_rate", log)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_trace_of_some_steps_is_one_flag(env, tmp_path):
+    log = Run(tmp_path, env, "--profile=3:5", "--config.train.num_steps=6").ended()
+    assert "trace of steps 3 to 5" in log
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert "error: --profile=5:3 is not" in Run(tmp_path, env, "--profile=5:3").ended(1)
