@@ -1,13 +1,11 @@
-"""The real commands on drawn faces: landmarks, training, kills, evaluation."""
+"""The real commands on drawn faces: landmarks, training, evaluation."""
 
 import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -98,33 +96,6 @@ def test_a_run_leaves_what_it_promises(workdir):
     assert len(metadata["attributes"]["attributes"]) == 40
     kept = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert kept == [str(NUM_STEPS - SAVE_EVERY), str(NUM_STEPS)]
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_an_interrupted_run_ends_where_the_undisturbed_one_does(
-    number, workdir, tmp_path, environment, data_dir
-):
-    command = [*TRAIN, f"--workdir={tmp_path}", f"--config.data.dir={data_dir}"]
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    first = tmp_path / "checkpoints" / str(SAVE_EVERY) / "SHA256SUMS"
-    deadline = time.monotonic() + 120
-    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(number)
-    _, log = process.communicate()
-    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0), log[-2000:]
-    assert not (tmp_path / "checkpoints" / str(NUM_STEPS)).exists(), "was too fast to interrupt"
-    log = _run(command, environment)
-    assert f"to {NUM_STEPS}" in log
-    assert "steps 0 to" not in log
-    _assert_same_state(workdir, tmp_path)
-    steps = [
-        json.loads(row)["step"] for row in (tmp_path / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert steps == sorted(steps)
-    assert steps[-1] == NUM_STEPS
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
