@@ -48,6 +48,9 @@ def landmark_figures(
       For the loop, one worker and `num_workers`: the medians of the seconds until the models are
       loaded and of the faces a second from then on; and the medians over the rounds of their rate
       as a multiple of the loop's and of one worker's.
+
+    Raises:
+      ValueError: if there are so few faces that the workers are never at work together.
     """
     task = Task(
         source=source,
@@ -119,6 +122,11 @@ def _time_stage(task: Task, source: Source, num_workers: int) -> _Timing:
         begin = time.perf_counter()
         workers.make_shards(task, source, plan, num_workers, count)
         end = time.perf_counter()
+    if not faces:
+        raise ValueError(
+            f"--limit={len(source.keys)} faces are too few to time {num_workers} workers: they "
+            "were done before the last one had begun"
+        )
     return _Timing(all_begun - begin, faces / (end - all_begun))
 
 

@@ -1,0 +1,111 @@
+"""`python -m experiments.benchmark` prints what its figures are said to be."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dotted_faces import write_dataset
+
+from experiments import benchmark_step
+from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.models import trunks
+from tests.stubs import StubTrunk
+
+ROOT = Path(__file__).parents[1]
+# Nothing is compiled well here, because the figures themselves are looked at by nobody.
+ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+def _figures(*arguments):
+    result = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmark", *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_input_times_every_reader(tmp_path):
+    write_dataset(tmp_path, 12)
+    decode, *readers = _figures(
+        "input",
+        f"--data_dir={tmp_path}",
+        "--image_size=32",
+        "--batch_size=4",
+        "--num_batches=2",
+        "--num_threads=1",
+        "--rounds=1",
+    )
+    assert decode["figure"] == "decode"
+    assert decode["images_per_second_and_core"] > 0
+    names = {row["reader"] for row in readers}
+    assert names >= {"pipeline", "pipeline, plain resize", "pipeline, cache", "pillow loop"}
+    for row in readers:
+        assert (row["image_size"], row["batch_size"]) == (32, 4)
+        assert row["images_per_second"] > 0
+        assert row["images_per_second_and_core"] > 0
+
+
+def test_landmarks_compares_the_loop_one_worker_and_several():
+    faces = 40  # The second worker has to begin before the first one is done with all.
+    rows = _figures("landmarks", "--source=drawn", f"--limit={faces}", "--rounds=1")
+    assert [row["runner"] for row in rows][:2] == ["dlib loop", "stage, workers: 1"]
+    loop, one, *_ = rates = [row["faces_per_second"] for row in rows]
+    for row, rate in zip(rows, rates, strict=True):
+        assert row["faces"] == faces
+        assert row["start_seconds"] > 0
+        assert row["times_dlib_loop"] == pytest.approx(rate / loop, rel=0.02)
+        assert row["times_one_worker"] == pytest.approx(rate / one, rel=0.02)
+
+
+def test_step_measures_a_network():
+    flags = ("--image_size=32", "--batch_size=2", "--rounds=1")
+    (row,) = _figures("step", "--variants=name=global width=4", *flags)
+    assert (row["variant"], row["image_size"]) == ("name=global width=4", 32)
+    _assert_consistent(row, row)
+
+
+def test_step_compares_networks_with_the_first(monkeypatch):
+    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+    monkeypatch.setattr(benchmark_step, "CELEBA", AttributeSet.create(["Smiling", "Eyeglasses"]))
+    variants = ["trunk=stub name=global", "trunk=stub mask_width=4 group_width=4"]
+    plain, ours = benchmark_step.step_figures(variants, 32, 2, 1)
+    assert plain["parameters"] < ours["parameters"]
+    assert plain["multiply_adds"] < ours["multiply_adds"]
+    assert plain["step_bytes"] < ours["step_bytes"]
+    # Of the stub only the convolution behind C5 runs, once for each pixel, and a linear layer.
+    assert plain["multiply_adds"] == pytest.approx(32 * 32 * 3 * 11 + 11 * 2, rel=0.2)
+    assert plain["parameters"] == 3 * (4**2 * 3 + 8**2 * 5 + 16**2 * 7 + 32**2 * 11) + 26 + 24
+    for row in (plain, ours):
+        _assert_consistent(row, plain)
+
+
+def _assert_consistent(row, first):
+    # Parameters and the optimizer's two moments are arguments of the step, four bytes each.
+    assert row["step_bytes"] > 12 * row["parameters"]
+    assert row["images_per_second"] == pytest.approx(2 / row["step_seconds"], rel=0.05)
+    work = row["multiply_adds"] / first["multiply_adds"]
+    assert row["multiply_adds_ratio"] == pytest.approx(work, abs=1e-3)
+    for name in ("forward", "step"):
+        assert row[f"{name}_seconds"] > 0
+        seconds = row[f"{name}_seconds"] / first[f"{name}_seconds"]
+        assert row[f"{name}_ratio"] == pytest.approx(seconds, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("trunk=resnet5", "model.trunk='resnet5' is not one of resnet18, "),
+        ("widht=8", "'widht=8': widht is not one of dropout, "),
+        ("width=wide", "width=wide is not of int"),
+    ],
+)
+def test_a_variant_that_is_none_is_named(variant, message):
+    with pytest.raises(ValueError, match=message):
+        next(benchmark_step.step_figures([variant], 32, 2, 1))
