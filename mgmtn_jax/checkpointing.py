@@ -69,6 +69,7 @@ class Checkpoints:
         self._orbax = ocp.training.Checkpointer(
             root,
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            cleanup_tmp_directories=True,  # of saves that a kill or a full disk cut off
         )
         self._keep_best = keep_best
         self._thread = ThreadPoolExecutor(1, "manifest")

@@ -50,16 +50,21 @@ class Run:
       workdir: of the training.
       env: as `environment` makes it.
       flags: besides `FLAGS`.
+      before: is called in the new process before the program begins.
     """
 
-    def __init__(self, workdir, env, *flags):
+    def __init__(self, workdir, env, *flags, before=None):
         data_dir = f"--config.data.dir={precompute_runs.uninterrupted()}"
         command = [sys.executable, "-m", "tests.train_tiny", *FLAGS, data_dir]
         self.workdir = workdir
         self._log = Path(tempfile.mkstemp(".log")[1])  # a pipe that nobody reads would fill up
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, f"--workdir={workdir}", *flags], cwd=ROOT, env=env, stderr=log
+                [*command, f"--workdir={workdir}", *flags],
+                cwd=ROOT,
+                env=env,
+                stderr=log,
+                preexec_fn=before,
             )
 
     def wait_for(self, condition):

@@ -2,6 +2,7 @@
 
 import random
 import re
+import resource
 import signal
 import time
 
@@ -67,6 +68,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(env, tmp_path)
     log = Run(tmp_path, env, *flags).ended(1)
     assert re.search(r"error: the loss of step \d+ is not finite: .*learning_rate", log)
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence_and_a_run_that_goes_on(env, tmp_path):
+    def take_little():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    env = {name: value for name, value in env.items() if name != "JAX_LOG_COMPILES"}
+    log = Run(tmp_path, env, before=take_little).ended(1)
+    assert re.search(r"^error: .*File too large", log, re.MULTILINE), log[-2000:]
+    assert "finished: 60 steps" in Run(tmp_path, env).ended()
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [str(NUM_STEPS - SAVE_EVERY), str(NUM_STEPS)]
 
 
 def test_a_trace_of_some_steps_is_one_flag(env, tmp_path):
