@@ -178,14 +178,15 @@ def _face_view(face: FaceExample, names: Sequence[str]) -> dict[str, Any]:
         }
         for name, probability, label in zip(names, face.probabilities, face.attributes, strict=True)
     ]
-    surest_yes = sorted(answers, key=lambda answer: -answer["percent"])
+    asked: dict[str, Any] | None = None
+    if face.question is not None:
+        index = names.index(face.question)
+        asked = {**answers[index], "label": "yes" if face.attributes[index] else "no"}
+    others = [answer for answer in answers if answer["name"] != face.question]
+    surest_yes = sorted(others, key=lambda answer: -answer["percent"])
     top = [answer for answer in surest_yes if answer["percent"] >= 50][:_TOP_ATTRIBUTES]
     missed = [a for a in surest_yes if a["mark"] == "wrong" and a not in top]
     known = [answer for answer in answers if answer["mark"] != "unknown"]
-    asked = None
-    if face.question is not None:
-        asked = next(answer for answer in answers if answer["name"] == face.question)
-        asked = {**asked, "label": "yes" if face.attributes[names.index(face.question)] else "no"}
     return {
         "key": face.key,
         "asked": asked,
@@ -206,7 +207,7 @@ def _face_view(face: FaceExample, names: Sequence[str]) -> dict[str, Any]:
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One plot per known scalar of the history."""
-    curves = []
+    plotted = []
     for field, label in _CURVES.items():
         lines: dict[str, list[tuple[int, float]]] = {}
         for split in plots.SPLIT_COLORS:
@@ -223,7 +224,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 f"to {points[-1][1]:.4g} at step {points[-1][0]}"
                 for split, points in lines.items()
             )
-            curves.append(
+            plotted.append(
                 {
                     "label": label,
                     "splits": list(lines),
@@ -231,7 +232,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "svg": plots.training(lines),
                 }
             )
-    return curves
+    return plotted
 
 
 def _quality(
