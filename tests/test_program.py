@@ -128,6 +128,7 @@ def test_evaluation_needs_the_folder_alone_and_any_number_of_devices(
         out = tmp_path / str(devices)
         flags = environment["XLA_FLAGS"].replace("=1", f"={devices}")
         arguments = [f"--workdir={workdir}", f"--data_dir={data_dir}", "--split=test"]
+        arguments += [f"--against={workdir}", "--slice_by=Male,Young"]
         _run(
             ["-m", "experiments.evaluate", *arguments, f"--out={out}", "--batch_size=4"],
             environment | {"XLA_FLAGS": flags},
@@ -139,6 +140,8 @@ def test_evaluation_needs_the_folder_alone_and_any_number_of_devices(
     assert metrics["num_examples"] == NUM_FACES // 10
     assert len(metrics["mask_miou"]) == 8
     assert metrics["per_attribute"]["Smiling"]["group"] == "object"
+    assert metrics["against"]["difference"] == {"mean": 0, "low": 0, "high": 0}
+    assert list(metrics["slices"]) == ["Male", "Young"]
     with (tmp_path / "1" / "predictions.csv").open() as file:
         rows = list(csv.reader(file))
     assert len(rows) == 1 + NUM_FACES // 10
