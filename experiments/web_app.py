@@ -119,27 +119,31 @@ def create(predictor: Predictor, limits: Limits, *, host: str, num_threads: int)
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
-    """The bytes of an upload, unless there are too many or they come too slowly."""
+    """The bytes of an upload, unless there are too many or they come too slowly.
+
+    Of one that is too large the rest is read and dropped: who is still sending hears no answer.
+    """
     most = limits.megabytes * 1_000_000
-    too_large = _Refused(413, f"the file has more than {limits.megabytes} megabytes")
-    announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > most:
-        raise too_large
-    data = bytearray()
+    data, size = bytearray(), 0
+    refusal = None
     try:
         async with asyncio.timeout(limits.seconds):
             async for chunk in request.stream():
-                data += chunk
-                if len(data) > most:
-                    raise too_large
+                size += len(chunk)
+                if size <= most:
+                    data += chunk
+                else:
+                    data.clear()
     except TimeoutError:
-        raise _Refused(
-            408, f"the file took more than {limits.seconds:g} seconds to arrive"
-        ) from None
+        refusal = _Refused(408, f"the file took more than {limits.seconds:g} seconds to arrive")
     except ClientDisconnect:
-        raise _Refused(400, "the upload was broken off") from None
-    if not data:
-        raise _Refused(400, "there is no file")
+        refusal = _Refused(400, "the upload was broken off")
+    if size > most:
+        refusal = _Refused(413, f"the file has more than {limits.megabytes} megabytes")
+    elif not size:
+        refusal = refusal or _Refused(400, "there is no file")
+    if refusal:
+        raise refusal
     return bytes(data)
 
 
