@@ -4,6 +4,8 @@
     python -m experiments.train --config=experiments/configs/demo.py \\
         --workdir=build/demo/run --config.data.dir=build/demo/data
 
+1.62 M parameters; 0.04 G multiply-adds a face (XLA's count).
+
 `make demo` runs both. Two cores of an AMD EPYC server, Python 3.11: 260 s of training; 96.55 % mean
 accuracy on 400 test faces, 93.30 % balanced, mask IoU 0.870.
 """

@@ -4,6 +4,8 @@
     python -m experiments.train --config=experiments/configs/lfwa_small.py \\
         --workdir=runs/lfwa_small --config.data.dir=data/lfwa
 
+2.88 M parameters; 0.13 G multiply-adds a face (XLA's count).
+
 Two cores of an AMD EPYC server, Python 3.12, 69 minutes beside other work: 87.32 % mean accuracy on
 982 validation faces of other persons (our own split), mask IoU 0.897.
 

@@ -1,0 +1,73 @@
+"""Every config is one the program accepts, and costs what its first lines say."""
+
+import functools
+import importlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.configs import common
+from mgmtn_jax import training
+from mgmtn_jax.attributes import CELEBA, AttributeSet
+from mgmtn_jax.data.augmentation import Augmentation
+from mgmtn_jax.models import functional, trunks
+from mgmtn_jax.models.build import network_builder
+from tests.stubs import StubTrunk, random_variables
+from tests.tiny import tiny_batch
+
+FOLDER = Path(common.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "common"))
+ATTRIBUTES = AttributeSet.create(["Smiling", "Tall"])
+
+
+def _module(name):
+    return importlib.import_module(f"experiments.configs.{name}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_steps(name, monkeypatch):
+    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+    config = _module(name).get_config()
+    Augmentation(**config.augmentation)
+    # A trunk that compiles at once stands for the real one, which is traced below.
+    config.model.update({"trunk": "stub", "mask_width": 2, "group_width": 4})
+    config.data.update({"image_size": 32, "batch_size": 4})
+    build = network_builder(config, ATTRIBUTES)
+    optimizer, schedule = training.create_optimizer(config, 2)
+    init = functools.partial(training.init_state, build, optimizer, averaged=config.train.ema > 0)
+    state = jax.tree.map(jnp.zeros_like, jax.eval_shape(init, jax.random.key(0)))
+    state["params"], state["batch_stats"] = random_variables(build)
+    step = training.make_train_step(functional.create(build), optimizer, schedule, config)
+    step = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
+    before = jax.tree.leaves(state["params"])
+    for _ in range(2):
+        state, scalars = step(state, tiny_batch(4, num_attributes=2))
+        assert np.isfinite(scalars["loss"])
+    assert any(
+        (a != b).any() for a, b in zip(before, jax.tree.leaves(state["params"]), strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_full_network_has_the_size_that_is_stated(name):
+    module = _module(name)
+    assert f"--config=experiments/configs/{name}.py" in module.__doc__
+    config = module.get_config()
+    build = network_builder(config, CELEBA)
+    params, batch_stats = jax.eval_shape(lambda key: functional.init(build, key), jax.random.key(0))
+    stated = re.search(r"([\d.]+) M parameters; ([\d.]+) G multiply-adds", module.__doc__)
+    size = config.data.image_size
+    network, dtype = functional.create(build), jnp.dtype(config.model.dtype)
+
+    def forward(params, batch_stats, images):
+        return network(params, batch_stats, training.normalize(images, dtype))[0]
+
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    cost = jax.jit(forward).lower(params, batch_stats, images).cost_analysis()
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert parameters / 1e6 == pytest.approx(float(stated[1]), abs=0.006)
+    assert cost["flops"] / 2e9 == pytest.approx(float(stated[2]), abs=0.006)
