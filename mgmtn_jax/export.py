@@ -14,13 +14,14 @@ import safetensors.numpy
 from absl import logging
 from etils import epath
 from jax import export
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from mgmtn_jax import model_card
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.data import alignment
 from mgmtn_jax.inference import Predictor
 from mgmtn_jax.models.functional import Variables
+from mgmtn_jax.models.mgmtn import Outputs
 from mgmtn_jax.training import normalize
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -76,11 +77,16 @@ def export_network(predictor: Predictor) -> export.Exported:
     model = jax.device_get(predictor.model)
     dtype, size = jnp.dtype(predictor.config.model.dtype), predictor.config.data.image_size
 
-    def predict(images: UInt8[Array, "b s s 3"]) -> dict[str, jax.Array]:
-        outputs, _ = predictor.network(
-            model["params"], model["batch_stats"], normalize(images, dtype)
-        )
+    def run(images: Float[Array, "b s s 3"]) -> Outputs:
+        return predictor.network(model["params"], model["batch_stats"], images)[0]
+
+    def predict(faces: UInt8[Array, "b s s 3"]) -> dict[str, jax.Array]:
+        images = normalize(faces, dtype)
+        outputs = run(images)
         result = {"probabilities": jax.nn.sigmoid(outputs.attribute_logits)}
+        if predictor.config.evaluation.mirror:
+            mirrored = jax.nn.sigmoid(run(images[:, :, ::-1]).attribute_logits)
+            result["probabilities"] = (result["probabilities"] + mirrored) / 2
         if outputs.mask_logits is not None:
             result["masks"] = jax.nn.sigmoid(outputs.mask_logits)
         return result

@@ -65,6 +65,14 @@ def test_the_artifact_answers_as_the_network(count, files, predictor):
     np.testing.assert_allclose(answers["masks"], masks, atol=1e-5)
 
 
+def test_a_mirror_image_is_asked_too_where_evaluation_does(workdir, predictor):
+    mirroring = Predictor.from_workdir(workdir)
+    mirroring.config.evaluation.mirror = True
+    answers = export.export_network(mirroring).call(faces(7))["probabilities"]
+    np.testing.assert_allclose(answers, mirroring(faces(7)).probabilities, atol=1e-5)
+    assert np.abs(answers - predictor(faces(7)).probabilities).max() > 1e-4
+
+
 def test_the_parameters_are_the_networks_to_the_bit(files, predictor):
     model = export.load_parameters(files / "tiny.safetensors")
     network = functional.create(network_builder(predictor.config, ATTRIBUTES))
