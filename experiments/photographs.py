@@ -234,7 +234,7 @@ def _answers(
         if masks is not None:
             name = f"overlays/{first + row:06d}_{face.file.stem}.png"
             picture = Image.fromarray(pictures.overlay(face.picture, masks[row]))
-            picture.save(out_dir / name, compress_level=3)
+            picture.save(out_dir / name, compress_level=1)
         answers = dict(zip(attributes.names, probabilities[row].tolist(), strict=True))
         line = {
             "file": str(face.file),

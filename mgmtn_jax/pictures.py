@@ -63,12 +63,17 @@ def overlay(
       image: the aligned crop, RGB, of any size.
       masks: probability of each region of `REGIONS`.
     """
-    size = image.shape[0]
-    shown = image.astype(np.float32)
+    # All masks become one veil on their own grid, so that only it is enlarged, not each of them.
+    color, through = (
+        np.zeros((*masks.shape[:2], 3), np.float32),
+        np.ones(masks.shape[:2], np.float32),
+    )
     for channel, region in enumerate(REGIONS):
         if region != DEFAULT_GROUP:
-            color = np.array(list(bytes.fromhex(REGION_COLORS[region][1:])), np.float32)
-            # One pixel more than what rounds: bilinear, as the masks look through the features.
-            mask = cv2.resize(masks[..., channel], (size, size), interpolation=cv2.INTER_LINEAR)
-            shown += (_OVERLAY_OPACITY * mask[..., None]) * (color - shown)
-    return np.round(np.clip(shown, 0, 255)).astype(np.uint8)
+            opacity = _OVERLAY_OPACITY * masks[..., channel]
+            own = np.array(list(bytes.fromhex(REGION_COLORS[region][1:])), np.float32)
+            color += opacity[..., None] * (own - color)
+            through *= 1 - opacity
+    size = image.shape[0]
+    veil = cv2.resize(np.dstack([color, through]), (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.round(image * veil[..., 3:] + veil[..., :3]).clip(0, 255).astype(np.uint8)
