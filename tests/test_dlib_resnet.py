@@ -88,3 +88,9 @@ def test_weights_that_do_not_fit_are_refused():
         model = tiny_config(pretrained=pretrained, trunk=trunk).model
         with pytest.raises(ValueError, match="is no weights of"):
             pretraining.with_pretrained(model, CELEBA, {"params": params, "batch_stats": {}})
+
+
+def test_images_too_small_for_the_last_stage_are_refused():
+    images = np.zeros((1, 63, 64, 3), np.float32)
+    with pytest.raises(ValueError, match="needs 64 pixels a side, and the images have 63x64"):
+        jax.eval_shape(lambda: _TrunkAlone(True)(images, train=False))

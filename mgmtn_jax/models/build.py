@@ -43,6 +43,8 @@ def network_builder(
         checkpoints of versions that had no such choice; and for two stages without a mask network.
     """
     model, dtype = config.model, jnp.dtype(config.model.dtype)
+    if "evaluation" not in config:
+        raise ValueError("the config has no evaluation.mirror: an older version made it")
     for field, known in CHOICES.items():
         if field not in model:
             raise ValueError(f"the config has no model.{field}: an older version made it")

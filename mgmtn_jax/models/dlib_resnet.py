@@ -124,7 +124,16 @@ class DlibResNet(nnx.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Returns the maps of all stages. `train` changes nothing: there is no BatchNorm."""
+        """Returns the maps of all stages. `train` changes nothing: there is no BatchNorm.
+
+        Raises:
+          ValueError: if the images are so small that the last stage would have no cell.
+        """
+        if min(images.shape[1:3]) < self.strides[-1]:
+            raise ValueError(
+                f"dlib_resnet29 needs {self.strides[-1]} pixels a side, and the images have "
+                f"{images.shape[1]}x{images.shape[2]}"
+            )
         x = jax.nn.relu(self.stem(images))
         x = max_pool_3x3(x, (0, int(self.padded)))
         features = []
