@@ -50,10 +50,9 @@ class Run:
       workdir: of the training.
       env: as `environment` makes it.
       flags: besides `FLAGS`.
-      before: is called in the new process before the program begins.
     """
 
-    def __init__(self, workdir, env, *flags, before=None):
+    def __init__(self, workdir, env, *flags):
         data_dir = f"--config.data.dir={precompute_runs.uninterrupted()}"
         command = [sys.executable, "-m", "tests.train_tiny", *FLAGS, data_dir]
         self.workdir = workdir
@@ -64,7 +63,6 @@ class Run:
                 cwd=ROOT,
                 env=env,
                 stderr=log,
-                preexec_fn=before,
             )
 
     def wait_for(self, condition):

@@ -71,11 +71,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(env, tmp_path)
 
 
 def test_a_disk_that_takes_no_more_is_one_sentence_and_a_run_that_goes_on(env, tmp_path):
-    def take_little():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-
     env = {name: value for name, value in env.items() if name != "JAX_LOG_COMPILES"}
-    log = Run(tmp_path, env, before=take_little).ended(1)
+    run = Run(tmp_path, env)
+    # Long before it writes anything. Setting it in the child would fork this process, and its
+    # threads.
+    resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    log = run.ended(1)
     assert re.search(r"^error: .*File too large", log, re.MULTILINE), log[-2000:]
     assert "finished: 60 steps" in Run(tmp_path, env).ended()
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
