@@ -48,7 +48,7 @@ def bootstrap_means(
         "balanced_accuracy": [],
         "average_precision": [],
     }
-    for drawn in _resample_counts(len(attributes), num_resamples, seed):
+    for drawn in resample_counts(len(attributes), num_resamples, seed):
         # Counts below 2**24 are exact in float32, at half the memory traffic of float64.
         tp, fp, fn, tn = (outcome @ drawn for outcome in outcomes)
         balanced = (counts.ratio(tp, tp + fn) + counts.ratio(tn, tn + fp)) / 2
@@ -69,10 +69,10 @@ def interval(resampled: Float[np.ndarray, "R"]) -> list[float] | None:
     )
 
 
-def _resample_counts(
+def resample_counts(
     num_images: int, num_resamples: int, seed: int
 ) -> Iterator[Float[np.ndarray, "N R"]]:
-    """Chunks of resamples: how often each image is drawn in N draws with replacement."""
+    """Chunks of resamples: how often each of N images is drawn in N draws with replacement."""
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, _RESAMPLES_AT_A_TIME):
         size = min(_RESAMPLES_AT_A_TIME, num_resamples - start)

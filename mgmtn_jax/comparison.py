@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
+from mgmtn_jax.bootstrap import resample_counts
 from mgmtn_jax.metrics import INTERVAL, THRESHOLD
-
-_RESAMPLES_AT_A_TIME = 100  # 20,000 images x 100 counts x 8 bytes: 16 MB
 
 
 class Difference(NamedTuple):
@@ -80,8 +78,8 @@ def paired_bootstrap(
         raise ValueError("there is no known label to compare two networks by")
     gain_and_known = np.hstack([np.where(known, other - baseline, 0.0), known])
 
-    def statistic(counts: Float[np.ndarray, "R N"]) -> Float[np.ndarray, "R"]:
-        gain, drawn = np.hsplit(counts @ gain_and_known, 2)
+    def statistic(counts: Float[np.ndarray, "N R"]) -> Float[np.ndarray, "R"]:
+        gain, drawn = np.hsplit(counts.T @ gain_and_known, 2)
         # An attribute of which no known label is drawn is left out of the mean.
         defined = (drawn > 0).sum(1)
         total = (gain / np.maximum(drawn, 1)).sum(1)
@@ -89,10 +87,10 @@ def paired_bootstrap(
 
     num_images = len(known)
     resampled = np.concatenate(
-        [statistic(counts) for counts in _resample_counts(num_images, num_resamples, seed)]
+        [statistic(counts) for counts in resample_counts(num_images, num_resamples, seed)]
     )
     low, high = np.percentile(resampled, INTERVAL)
-    return Difference(float(statistic(np.ones((1, num_images)))[0]), float(low), float(high))
+    return Difference(float(statistic(np.ones((num_images, 1)))[0]), float(low), float(high))
 
 
 def read_predictions(
@@ -103,14 +101,3 @@ def read_predictions(
         (_, *names), *rows = csv.reader(file)
     probabilities = np.array([row[1:] for row in rows], np.float64).reshape(len(rows), len(names))
     return [row[0] for row in rows], names, probabilities
-
-
-def _resample_counts(
-    num_images: int, num_resamples: int, seed: int
-) -> Iterator[Float[np.ndarray, "R N"]]:
-    """Chunks of resamples: how often each image is drawn in N draws with replacement."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, num_resamples, _RESAMPLES_AT_A_TIME):
-        size = min(_RESAMPLES_AT_A_TIME, num_resamples - start)
-        draws = rng.integers(num_images, size=(size, num_images))
-        yield np.array([np.bincount(row, minlength=num_images) for row in draws], np.float64)
