@@ -29,7 +29,7 @@ from ml_collections import config_flags
 
 from experiments import ablation_cells, ablation_table, cli
 from experiments.ablation_cells import Run
-from mgmtn_jax import checkpointing
+from mgmtn_jax import checkpointing, optimization
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.data.storage import is_local
 
@@ -74,9 +74,7 @@ def ablate(
     attributes = schema.load_attribute_set(config.data.dir)
     labels = ablation_table.read_labels(config.data.dir, split)
     num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
-    num_steps = config.train.num_steps or round(
-        config.train.num_epochs * num_examples / config.data.batch_size
-    )
+    num_steps = optimization.num_steps(config, num_examples)
     ablation_cells.check(config, attributes, seeds)
 
     with _locked(out):

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from experiments.configs import common
-from mgmtn_jax import training
+from mgmtn_jax import optimization, training
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
@@ -118,7 +118,7 @@ def _config(variant: str, image_size: int, batch_size: int) -> ml_collections.Co
 def _prepare(config: ml_collections.ConfigDict) -> _Subject:
     build = network_builder(config, CELEBA)
     network = functional.create(build)
-    optimizer, schedule = training.create_optimizer(config, num_steps=10_000)
+    optimizer, schedule = optimization.create_optimizer(config, num_steps=10_000)
     init = functools.partial(training.init_state, build, optimizer)
     state = _fill(jax.eval_shape(init, jax.random.key(0)))
     batch = jax.device_put(_noise(config.data.image_size, config.data.batch_size))

@@ -27,6 +27,7 @@ from experiments import cli
 from mgmtn_jax import (
     checkpointing,
     distributed,
+    optimization,
     partitioning,
     pretraining,
     profiling,
@@ -77,13 +78,13 @@ def train_and_evaluate(
     attributes = schema.load_attribute_set(config.data.dir)
     num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
     steps_per_epoch = num_examples / config.data.batch_size
-    num_steps = config.train.num_steps or round(config.train.num_epochs * steps_per_epoch)
+    num_steps = optimization.num_steps(config, num_examples)
 
     # --- mesh, network, optimizer
     mesh = partitioning.create_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
     build = network_builder(config, attributes)
     network = functional.create(build)
-    optimizer, schedule = training.create_optimizer(config, num_steps)
+    optimizer, schedule = optimization.create_optimizer(config, num_steps)
 
     # --- state: its shape and place first, so that it is created or restored where it belongs
     init = functools.partial(training.init_state, build, optimizer, averaged=config.train.ema > 0)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.configs import common
-from mgmtn_jax import training
+from mgmtn_jax import optimization, training
 from mgmtn_jax.attributes import CELEBA, AttributeSet
 from mgmtn_jax.data.augmentation import Augmentation
 from mgmtn_jax.models import functional, trunks
@@ -37,7 +37,7 @@ def test_two_steps(name, monkeypatch):
     config.model.update({"trunk": "stub", "mask_width": 2, "group_width": 4})
     config.data.update({"image_size": 32, "batch_size": 4})
     build = network_builder(config, ATTRIBUTES)
-    optimizer, schedule = training.create_optimizer(config, 2)
+    optimizer, schedule = optimization.create_optimizer(config, 2)
     init = functools.partial(training.init_state, build, optimizer, averaged=config.train.ema > 0)
     state = jax.tree.map(jnp.zeros_like, jax.eval_shape(init, jax.random.key(0)))
     state["params"], state["batch_stats"] = random_variables(build)

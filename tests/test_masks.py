@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from mgmtn_jax import regions, training
+from mgmtn_jax import optimization, regions, training
 from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
 from mgmtn_jax.models import aml, build, functional
 from mgmtn_jax.models.unet import UNet, max_pool_2x2
@@ -38,7 +38,7 @@ def test_every_form_of_masks_fits_the_same_steps(masks, stub_config):
     config.data.image_size = 35
     builder = build.network_builder(config, ATTRIBUTES)
     network = functional.create(builder)
-    optimizer, schedule = training.create_optimizer(config, NUM_STEPS)
+    optimizer, schedule = optimization.create_optimizer(config, NUM_STEPS)
     state = jax.eval_shape(
         lambda key: training.init_state(builder, optimizer, key), jax.random.key(0)
     )
@@ -156,7 +156,7 @@ def test_the_attribute_loss_reaches_the_masks_only_if_they_are_trained_jointly(s
 def test_each_stage_moves_its_own_parts(masks, mask_parts):
     config = tiny_config(masks=masks, mask_training="two_stage")
     config.loss.mask_only_fraction = MASK_ONLY_STEPS / NUM_STEPS
-    optimizer, schedule = training.create_optimizer(config, NUM_STEPS)
+    optimizer, schedule = optimization.create_optimizer(config, NUM_STEPS)
     parts = {"trunk", "aml", "g2ff", "heads"}
     params = {part: {"kernel": jnp.ones((2, 2))} for part in parts}
     opt_state = optimizer.init(params)
@@ -172,7 +172,7 @@ def test_each_stage_moves_its_own_parts(masks, mask_parts):
 def test_two_stages_train_the_masks_and_then_the_rest(stub_config):
     config = stub_config(mask_training="two_stage")
     builder = build.network_builder(config, ATTRIBUTES)
-    optimizer, schedule = training.create_optimizer(config, NUM_STEPS)
+    optimizer, schedule = optimization.create_optimizer(config, NUM_STEPS)
     step = jax.jit(
         training.make_train_step(functional.create(builder), optimizer, schedule, config),
         compiler_options=FAST_COMPILE,
@@ -216,7 +216,7 @@ def test_a_stage_without_a_step_is_refused(fraction):
     config = tiny_config(mask_training="two_stage")
     config.loss.mask_only_fraction = fraction
     with pytest.raises(ValueError, match=f"={fraction} of {NUM_STEPS} steps leaves"):
-        training.create_optimizer(config, NUM_STEPS)
+        optimization.create_optimizer(config, NUM_STEPS)
 
 
 def test_the_config_of_an_older_version_is_one_sentence():

@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from mgmtn_jax import losses, partitioning, training
+from mgmtn_jax import losses, optimization, partitioning, training
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data.alignment import FLIP_INDEX
 from mgmtn_jax.models import functional, trunks
@@ -40,7 +40,7 @@ def test_mask_loss_is_zero_for_right_masks_and_skips_guessed_landmarks():
 
 def _setup(config):
     build = network_builder(config, ATTRIBUTES)
-    optimizer, schedule = training.create_optimizer(config, 30)
+    optimizer, schedule = optimization.create_optimizer(config, 30)
     step = training.make_train_step(functional.create(build), optimizer, schedule, config)
     init = jax.jit(
         lambda key: training.init_state(build, optimizer, key, averaged=config.train.ema > 0),
@@ -164,7 +164,7 @@ def test_training_learns_one_batch_by_heart():
 def test_weight_decay_spares_biases_and_norms(name):
     config = tiny_config()
     config.optimizer.name = name
-    optimizer, _ = training.create_optimizer(config, 10)
+    optimizer, _ = optimization.create_optimizer(config, 10)
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
