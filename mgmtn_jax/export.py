@@ -14,15 +14,14 @@ import safetensors.numpy
 from absl import logging
 from etils import epath
 from jax import export
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 
 from mgmtn_jax import model_card
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.data import alignment
 from mgmtn_jax.inference import Predictor
 from mgmtn_jax.models.functional import Variables
-from mgmtn_jax.models.mgmtn import Outputs
-from mgmtn_jax.training import normalize
+from mgmtn_jax.training import make_predict
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _SEPARATOR = "/"
@@ -75,25 +74,19 @@ def export_network(predictor: Predictor) -> export.Exported:
         )
     # As NumPy arrays, because those on a mesh would tie the function to as many devices.
     model = jax.device_get(predictor.model)
-    dtype, size = jnp.dtype(predictor.config.model.dtype), predictor.config.data.image_size
+    size = predictor.config.data.image_size
+    predict = make_predict(predictor.network, predictor.config)
 
-    def run(images: Float[Array, "b s s 3"]) -> Outputs:
-        return predictor.network(model["params"], model["batch_stats"], images)[0]
-
-    def predict(faces: UInt8[Array, "b s s 3"]) -> dict[str, jax.Array]:
-        images = normalize(faces, dtype)
-        outputs = run(images)
-        result = {"probabilities": jax.nn.sigmoid(outputs.attribute_logits)}
-        if predictor.config.evaluation.mirror:
-            mirrored = jax.nn.sigmoid(run(images[:, :, ::-1]).attribute_logits)
-            result["probabilities"] = (result["probabilities"] + mirrored) / 2
-        if outputs.mask_logits is not None:
-            result["masks"] = jax.nn.sigmoid(outputs.mask_logits)
+    def run(faces: UInt8[Array, "b s s 3"]) -> dict[str, jax.Array]:
+        probabilities, mask_logits = predict(model["params"], model["batch_stats"], faces, None)
+        result = {"probabilities": probabilities}
+        if mask_logits is not None:
+            result["masks"] = jax.nn.sigmoid(mask_logits)
         return result
 
     (batch,) = export.symbolic_shape("batch")
     faces = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
-    return export.export(jax.jit(predict), platforms=PLATFORMS)(faces)
+    return export.export(jax.jit(run), platforms=PLATFORMS)(faces)
 
 
 def describe(predictor: Predictor, exported: export.Exported) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def test_fifty_uploads_at_once_get_the_same_answer(port):
     assert all(answer == answers[0] for answer in answers)
     status, answer = answers[0]
     (face,) = answer["faces"]
+    assert answer["found"] == 1
     assert status == 200
     assert set(face["masks"]) == set(REGIONS)
     assert set(face["attributes"]) == set(ATTRIBUTES.names)
@@ -82,7 +83,7 @@ def test_fifty_uploads_at_once_get_the_same_answer(port):
 
 
 def test_a_photograph_without_a_face_has_no_answers(port):
-    assert predict(port, png(100, 100)) == (200, {"faces": []})
+    assert predict(port, png(100, 100)) == (200, {"found": 0, "faces": []})
 
 
 @pytest.mark.parametrize(
