@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark input --data_dir=DATA_SET [--image_size=224] [--batch_size=64]
     python -m experiments.benchmark landmarks --source=csv --data_dir=MY_FACES [--limit=1000]
+    python -m experiments.benchmark predict --workdir=RUN --data_dir=PHOTOGRAPHS [--limit=1000]
     python -m experiments.benchmark step [--image_size=224] [--batch_size=8] [--variants=...]
 
 One JSON line for each figure. Close other programs first; the medians forgive short disturbances,
@@ -26,18 +27,29 @@ import os
 
 from absl import app, flags
 
-from experiments import benchmark_input, benchmark_landmarks, benchmark_step, cli
+from experiments import (
+    benchmark_input,
+    benchmark_landmarks,
+    benchmark_predict,
+    benchmark_step,
+    cli,
+)
 from landmarks.sources import SOURCES
+from mgmtn_jax.inference import Predictor
 
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "input: a data set folder. landmarks: folder of the source."
+    "data_dir", None, "input: a data set folder. landmarks: folder of the source. predict: images."
 )
+_WORKDIR = flags.DEFINE_string("workdir", None, "predict: the training run.")
 _SPLIT = flags.DEFINE_string("split", "train", "input: the split that is read.")
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", 224, "input, step: side of the crops in pixels.", lower_bound=1
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "input, step: faces in a batch. By default 64 and 8.", lower_bound=1
+    "batch_size",
+    None,
+    "input, predict, step: faces in a batch. By default 64, and 8 of step.",
+    lower_bound=1,
 )
 _NUM_THREADS = flags.DEFINE_integer(
     "num_threads", os.cpu_count() or 1, "input: threads of the pipeline.", lower_bound=1
@@ -49,10 +61,16 @@ _SOURCE = flags.DEFINE_enum(
     "source", "drawn", list(SOURCES), "landmarks: where the faces come from."
 )
 _LIMIT = flags.DEFINE_integer(
-    "limit", 1000, "landmarks: how many faces, spread over the source.", lower_bound=1
+    "limit",
+    1000,
+    "landmarks: how many faces, spread over the source. predict: of the images.",
+    lower_bound=1,
 )
 _NUM_WORKERS = flags.DEFINE_integer(
-    "num_workers", os.cpu_count() or 1, "landmarks: processes to compare with one.", lower_bound=2
+    "num_workers",
+    os.cpu_count() or 1,
+    "landmarks, predict: processes to compare with one.",
+    lower_bound=2,
 )
 _VARIANTS = flags.DEFINE_list(
     "variants",
@@ -94,7 +112,29 @@ def measure_step() -> None:
         print(json.dumps(figure), flush=True)
 
 
-BENCHMARKS = {"input": measure_input, "landmarks": measure_landmarks, "step": measure_step}
+def measure_predict() -> None:
+    """Photographs answered, beside finding faces and asking the network apart."""
+    if _WORKDIR.value is None or _DATA_DIR.value is None:
+        raise app.UsageError(
+            "the benchmark `predict` needs --workdir, a training run, and --data_dir"
+        )
+    figure = benchmark_predict.predict_figure(
+        Predictor.from_workdir(_WORKDIR.value),
+        [_DATA_DIR.value],
+        _LIMIT.value,
+        _BATCH_SIZE.value or 64,
+        _NUM_WORKERS.value,
+        _ROUNDS.value,
+    )
+    print(json.dumps(figure), flush=True)
+
+
+BENCHMARKS = {
+    "input": measure_input,
+    "landmarks": measure_landmarks,
+    "predict": measure_predict,
+    "step": measure_step,
+}
 
 
 def main(*names: str) -> None:

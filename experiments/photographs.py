@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import functools
 import json
+import multiprocessing
+import os
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import tqdm
 from absl import logging
-from jaxtyping import Float, UInt8
-from PIL import Image
 
-from landmarks.detector import LFW_BOX, Detector
-from mgmtn_jax import pictures
-from mgmtn_jax.data import alignment
-from mgmtn_jax.data.images import ImageError, decode_image
+from experiments import faces
+from experiments.faces import Find, FoundFace
+from landmarks import workers
+from mgmtn_jax.data.images import ImageError
 from mgmtn_jax.inference import Predictor
 from mgmtn_jax.metrics import THRESHOLD
 
@@ -28,57 +30,27 @@ from mgmtn_jax.metrics import THRESHOLD
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 )
-_PICTURE_SIZE = 256  # pixels a side of an overlay
-
-
-class FoundFace(NamedTuple):
-    """A face that is ready for the network.
-
-    Attributes:
-      file: the image, as it was named.
-      number: of the face in its image.
-      box: left, top, right, bottom in pixels of the upright image; None for aligned crops.
-      image: the aligned crop.
-      landmarks: x then y in pixels of the crop; None for aligned crops.
-      picture: the same crop at another size, for people.
-    """
-
-    file: Path
-    number: int
-    box: list[float] | None
-    image: UInt8[np.ndarray, "s s 3"]
-    landmarks: Float[np.ndarray, "68 2"] | None
-    picture: UInt8[np.ndarray, "p p 3"]
-
-
-class Find(Protocol):
-    """How a file becomes faces of `size` pixels a side; called from any number of threads.
-
-    Raises:
-      ImageError, OSError: if the file cannot be read.
-    """
-
-    def __call__(self, path: Path, size: int) -> list[FoundFace]: ...
+_AHEAD = 64  # files that may be read before the network is asked
 
 
 def predict(
     predictor: Predictor,
+    pool: Executor,
     files: Sequence[Path],
     find: Find,
     out_dir: Path,
     *,
     batch_size: int,
-    num_threads: int,
 ) -> None:
     """Predicts the faces of files, and writes as it goes.
 
     Args:
       predictor: the network.
+      pool: reads files, finds faces and draws overlays: see `executor`.
       files: as `find_images` found them.
-      find: a `FaceFinder`, or `aligned_crop` with its limit bound.
+      find: what finds faces in a file.
       out_dir: made if missing.
       batch_size: faces at a time.
-      num_threads: threads that read and find.
 
     Raises:
       ValueError: at the end, if a file could not be read.
@@ -87,34 +59,49 @@ def predict(
     (out_dir / "overlays").mkdir(parents=True, exist_ok=True)
     num_faces, unread, faceless = 0, 0, 0
     waiting: list[FoundFace] = []
+    drawing: list[Future[None]] = []
     with (
         (out_dir / "predictions.jsonl").open("w") as file,
         tqdm.tqdm(total=len(files), desc="predict", unit=" images", disable=None) as bar,
     ):
 
-        def write(faces: Sequence[FoundFace]) -> None:
-            for line in _answers(predictor, faces, num_faces, out_dir):
+        def write(batch: Sequence[FoundFace]) -> None:
+            nonlocal num_faces
+            masks, lines = _answers(predictor, batch, num_faces)
+            for future in drawing:  # Those of the batch before: done, or failed.
+                future.result()
+            drawing[:] = [
+                pool.submit(
+                    faces.write_overlay, out_dir / line["overlay"], face.picture, masks[row]
+                )
+                for row, (face, line) in enumerate(zip(batch, lines, strict=True))
+                if masks is not None
+            ]
+            for line in map(json.dumps, lines):
                 file.write(f"{line}\n")
                 bar.write(line, sys.stdout)
+            num_faces += len(batch)
 
-        for path, result in _in_order(lambda path: find(path, size), files, num_threads):
+        for path, result in _in_order(pool, functools.partial(find, size=size), files):
             try:
-                faces = result()
+                found = result()
             except (ImageError, OSError) as error:
                 unread += 1
                 bar.write(f"error: {path}: {error}", sys.stderr)
             else:
-                faceless += not faces
-                waiting += faces
+                faceless += not found
+                waiting += found
             while len(waiting) >= batch_size:
                 write(waiting[:batch_size])
-                waiting, num_faces = waiting[batch_size:], num_faces + batch_size
+                waiting = waiting[batch_size:]
             bar.update()
         if waiting:
             write(waiting)
+        for future in drawing:
+            future.result()
     logging.info(
         "%d faces in %d images, %d of them without a face",
-        num_faces + len(waiting),
+        num_faces,
         len(files) - unread,
         faceless,
     )
@@ -148,103 +135,76 @@ def find_images(paths: Sequence[str], out_dir: Path) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-class FaceFinder:
-    """Finds and aligns the faces of a file, the surest first; a `Find`.
+@contextlib.contextmanager
+def executor(num_workers: int) -> Iterator[Executor]:
+    """Worker processes, or a single thread if they are to be none.
 
-    Args:
-      upsample: how often images are doubled first.
-      max_pixels: of an image.
+    dlib's Python half lets only one thread at a time find a face.
+
+    Raises:
+      ChildProcessError: if a worker dies.
     """
-
-    def __init__(self, upsample: int, max_pixels: int) -> None:
-        self._upsample, self._max_pixels = upsample, max_pixels
-        self._of_thread = threading.local()  # dlib's detector keeps its pyramid in itself.
-
-    def __call__(self, path: Path, size: int) -> list[FoundFace]:
-        return self.in_bytes(path.read_bytes(), size, path)
-
-    def in_bytes(self, data: bytes, size: int, path: Path = Path()) -> list[FoundFace]:
-        """The same of the bytes of a file that is not there."""
-        image = decode_image(data, self._max_pixels)
-        if not hasattr(self._of_thread, "detector"):
-            self._of_thread.detector = Detector("hog", LFW_BOX, self._upsample)
-        faces = []
-        for number, found in enumerate(self._of_thread.detector.find_all(image)):
-            matrix = alignment.align(found.landmarks, size)
-            view = alignment.align(found.landmarks, _PICTURE_SIZE)
-            faces.append(
-                FoundFace(
-                    file=path,
-                    number=number,
-                    box=[round(float(side), 1) for side in found.box],
-                    image=alignment.warp(image, matrix, size),
-                    landmarks=alignment.transform_points(found.landmarks, matrix),
-                    picture=alignment.warp(image, view, _PICTURE_SIZE),
-                )
-            )
-        return faces
-
-
-def aligned_crop(path: Path, size: int, max_pixels: int) -> list[FoundFace]:
-    """The one face of a file that is square and aligned already; a `Find` with its limit bound."""
-    image = decode_image(path.read_bytes(), max_pixels)
-    height, width = image.shape[:2]
-    if height != width:
-        raise ImageError(f"{width}x{height} pixels are no aligned crop, which would be square")
-    crop, picture = _resized(image, size), _resized(image, _PICTURE_SIZE)
-    return [FoundFace(path, 0, None, crop, None, picture)]
-
-
-def _resized(image: np.ndarray, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    scale = size / image.shape[0]
-    offset = scale / 2 - 0.5  # Pixels' centers have whole coordinates.
-    return alignment.warp(image, np.array([[scale, 0, offset], [0, scale, offset]]), size)
+    if num_workers == 0:
+        pool: Executor = ThreadPoolExecutor(1)
+    else:
+        # Spawned workers have not inherited a half-held lock or this process's threads.
+        pool = ProcessPoolExecutor(
+            num_workers, multiprocessing.get_context("spawn"), faces.begin_worker
+        )
+        with workers.inherited_by_workers():
+            for _ in range(num_workers):
+                pool.submit(os.getpid)  # A worker starts for work that finds none idle.
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a process that finds faces was killed; if memory ran out, try fewer --num_workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _in_order(
-    work: Callable[[Path], list[FoundFace]], items: Iterable[Path], num_threads: int
+    pool: Executor,
+    work: Callable[[Path], list[FoundFace]],
+    files: Sequence[Path],
 ) -> Iterator[tuple[Path, Callable[[], list[FoundFace]]]]:
-    """Each item with the means to get its result, two a thread being worked on ahead."""
+    """Each file with the means to get its result, `_AHEAD` of them being worked on meanwhile."""
     pending: collections.deque[tuple[Path, Future[list[FoundFace]]]] = collections.deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        try:
-            for item in items:
-                pending.append((item, pool.submit(work, item)))
-                if len(pending) > 2 * num_threads:
-                    path, future = pending.popleft()
-                    yield path, future.result
-            for path, future in pending:
-                yield path, future.result
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    for path in files:
+        pending.append((path, pool.submit(work, path)))
+        if len(pending) > _AHEAD:
+            path, future = pending.popleft()
+            yield path, future.result
+    for path, future in pending:
+        yield path, future.result
 
 
 def _answers(
-    predictor: Predictor, faces: Sequence[FoundFace], first: int, out_dir: Path
-) -> Iterator[str]:
-    """The line of each face of a batch, whose overlay is then written; `first` is the number of the
-    first one among all."""
-    landmarks = [face.landmarks for face in faces if face.landmarks is not None]
+    predictor: Predictor, batch: Sequence[FoundFace], first: int
+) -> tuple[np.ndarray | None, list[dict[str, Any]]]:
+    """The masks of a batch, and what its lines say; `first` is the number of its first face among
+    all."""
+    landmarks = [face.landmarks for face in batch if face.landmarks is not None]
     probabilities, masks = predictor(
-        np.stack([face.image for face in faces]), np.stack(landmarks) if landmarks else None
+        np.stack([face.image for face in batch]), np.stack(landmarks) if landmarks else None
     )
     attributes = predictor.attributes
-    for row, face in enumerate(faces):
-        name = None
-        if masks is not None:
-            name = f"overlays/{first + row:06d}_{face.file.stem}.png"
-            picture = Image.fromarray(pictures.overlay(face.picture, masks[row]))
-            picture.save(out_dir / name, compress_level=1)
+    lines = []
+    for row, face in enumerate(batch):
         answers = dict(zip(attributes.names, probabilities[row].tolist(), strict=True))
-        line = {
-            "file": str(face.file),
-            "face": face.number,
-            "box": face.box,
-            "attributes": {attribute: round(answer, 6) for attribute, answer in answers.items()},
-            "groups": {
-                group: [attribute for attribute in members if answers[attribute] >= THRESHOLD]
-                for group, members in attributes.groups.items()
-            },
-            "overlay": name,
-        }
-        yield json.dumps(line)
+        overlay = None if masks is None else f"overlays/{first + row:06d}_{face.file.stem}.png"
+        lines.append(
+            {
+                "file": str(face.file),
+                "face": face.number,
+                "box": face.box,
+                "attributes": {name: round(answer, 6) for name, answer in answers.items()},
+                "groups": {
+                    group: [name for name in members if answers[name] >= THRESHOLD]
+                    for group, members in attributes.groups.items()
+                },
+                "overlay": overlay,
+            }
+        )
+    return masks, lines

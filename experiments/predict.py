@@ -21,13 +21,13 @@ A file that cannot be read is one line on stderr, the others go on, and the exit
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 
 from absl import flags
 
 from experiments import cli, photographs
+from experiments.faces import AlignedCrop, FaceFinder, Find
 from mgmtn_jax.data.images import MAX_PIXELS
 from mgmtn_jax.inference import Predictor
 
@@ -44,31 +44,30 @@ _UPSAMPLE = flags.DEFINE_integer(
     lower_bound=0,
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Faces at a time.", lower_bound=1)
-_NUM_THREADS = flags.DEFINE_integer(
-    "num_threads", os.cpu_count() or 1, "Threads that read and find faces.", lower_bound=1
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers",
+    len(os.sched_getaffinity(0)),
+    "Processes, at most, that read images, find faces and draw overlays.",
+    lower_bound=1,
 )
+_FILES_WORTH_A_WORKER = 16  # It takes about as long to start.
 _MAX_PIXELS = flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Refuse larger images.", lower_bound=1)
 
 
 def main(*paths: str) -> None:
     out_dir = Path(_OUT.value)
     files = photographs.find_images(paths, out_dir)
-    predictor = Predictor.from_workdir(_WORKDIR.value, _STEP.value)
-    if _ALIGNED.value and predictor.needs_landmarks:
-        raise ValueError("this network draws its masks from landmarks: leave out --aligned")
-    find: photographs.Find = (
-        functools.partial(photographs.aligned_crop, max_pixels=_MAX_PIXELS.value)
-        if _ALIGNED.value
-        else photographs.FaceFinder(_UPSAMPLE.value, _MAX_PIXELS.value)
-    )
-    photographs.predict(
-        predictor,
-        files,
-        find,
-        out_dir,
-        batch_size=_BATCH_SIZE.value,
-        num_threads=_NUM_THREADS.value,
-    )
+    num_workers = min(_NUM_WORKERS.value, len(files) // _FILES_WORTH_A_WORKER)
+    with photographs.executor(num_workers) as pool:  # They load their models meanwhile.
+        predictor = Predictor.from_workdir(_WORKDIR.value, _STEP.value)
+        if _ALIGNED.value and predictor.needs_landmarks:
+            raise ValueError("this network draws its masks from landmarks: leave out --aligned")
+        find: Find = (
+            AlignedCrop(_MAX_PIXELS.value)
+            if _ALIGNED.value
+            else FaceFinder(_UPSAMPLE.value, _MAX_PIXELS.value)
+        )
+        photographs.predict(predictor, pool, files, find, out_dir, batch_size=_BATCH_SIZE.value)
 
 
 if __name__ == "__main__":

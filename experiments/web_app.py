@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from experiments.photographs import FaceFinder, FoundFace
+from experiments.faces import FaceFinder, FoundFace
 from mgmtn_jax import pictures
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.data.images import ImageError

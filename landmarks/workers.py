@@ -63,7 +63,7 @@ def make_shards(
     workers: dict[Any, multiprocessing.process.BaseProcess] = {}
     begun = set()
     try:
-        with _inherited_by_workers():
+        with inherited_by_workers():
             for _ in range(min(num_workers, len(missing))):
                 connection, process = _start(task, source)
                 workers[connection] = process
@@ -88,7 +88,7 @@ def make_shards(
 
 
 @contextlib.contextmanager
-def _inherited_by_workers() -> Iterator[None]:
+def inherited_by_workers() -> Iterator[None]:
     """Sets what the processes started here are to take over, and puts it back."""
     tunables = os.environ.get("GLIBC_TUNABLES")
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, _GLIBC_TUNABLES)))
@@ -139,7 +139,7 @@ def _send(connection: Any, message: Any) -> None:
 
 def _work(connection: Any, task: Task, reader: Reader, fallback_box: Box) -> None:
     """What a worker process does."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _leave)
     cv2.setNumThreads(0)  # The processes are the parallelism.
     done, reported = 0, 0.0
@@ -175,7 +175,7 @@ def _leave(signal_number: int, frame: Any) -> None:
     sys.exit(128 + signal_number)
 
 
-def _exit_with_parent() -> None:
+def exit_with_parent() -> None:
     """Ends a worker whose parent was killed, which would otherwise wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import subprocess
@@ -14,7 +13,8 @@ import pytest
 from PIL import Image
 
 import mgmtn_jax
-from experiments import photographs
+from experiments import benchmark_predict, photographs
+from experiments.faces import AlignedCrop, FaceFinder
 from landmarks import drawn_faces
 from landmarks.detector import LFW_BOX, Detector
 from mgmtn_jax.data import alignment
@@ -38,16 +38,17 @@ def predictor(tmp_path_factory):
 def answers(predictor, tmp_path, capfd):
     """Runs the program and returns its lines, what it said, and how it ended."""
 
-    def run(*paths, aligned=False):
+    def run(*paths, aligned=False, num_workers=0):
         out_dir, error = tmp_path / "out", None
         files = photographs.find_images([str(path) for path in paths], out_dir)
         find = (
-            functools.partial(photographs.aligned_crop, max_pixels=1_000_000)
+            AlignedCrop(max_pixels=1_000_000)
             if aligned
-            else photographs.FaceFinder(upsample=0, max_pixels=1_000_000)
+            else FaceFinder(upsample=0, max_pixels=1_000_000)
         )
         try:
-            photographs.predict(predictor, files, find, out_dir, batch_size=4, num_threads=2)
+            with photographs.executor(num_workers) as pool:
+                photographs.predict(predictor, pool, files, find, out_dir, batch_size=4)
         except ValueError as problem:
             error = str(problem)
         printed, log = capfd.readouterr()
@@ -96,7 +97,7 @@ def test_every_face_of_a_photograph_gets_the_answer_of_its_own_crop(
         assert set(line["groups"]) == set(ATTRIBUTES.group_names)
         assert {name for members in line["groups"].values() for name in members} == yes
         with Image.open(tmp_path / "out" / line["overlay"]) as overlay:
-            assert overlay.size == (256, 256)
+            assert overlay.size == (224, 224)
     assert masks is not None
 
 
@@ -136,7 +137,7 @@ def test_one_bad_file_among_many_costs_one_line(answers, face, tmp_path):
     for number in range(29):
         save(tmp_path / "many" / f"{number:02d}.png", np.resize(face[:64, :64], (32, 32, 3)))
     (tmp_path / "many" / "13.png").write_bytes(b"broken")
-    lines, log, error = answers(tmp_path / "many", aligned=True)
+    lines, log, error = answers(tmp_path / "many", aligned=True, num_workers=2)
     assert [Path(line["file"]).stem for line in lines] == [
         f"{number:02d}" for number in range(29) if number != 13
     ]
@@ -173,6 +174,17 @@ def test_the_predictor_takes_any_number_of_faces(predictor):
         np.testing.assert_allclose(some_masks, masks[: len(part)], atol=1e-6)
     with pytest.raises(ValueError, match="expected uint8 faces of 32x32 pixels"):
         predictor(images.astype(np.float32))
+
+
+def test_the_benchmark_answers_the_photographs_it_is_given(predictor, face, tmp_path):
+    for number in range(3):
+        save(tmp_path / "in" / f"{number}.png", face)
+    figure = benchmark_predict.predict_figure(
+        predictor, [str(tmp_path)], limit=2, batch_size=2, num_workers=1, rounds=1
+    )
+    assert (figure["images"], figure["faces"]) == (2, 2)
+    apart = figure["find_seconds"] + figure["network_seconds"]
+    assert figure["ratio"] == pytest.approx(apart / figure["seconds"], rel=0.05)
 
 
 def test_the_package_is_imported_without_jax():
