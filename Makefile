@@ -16,7 +16,7 @@ define stage
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ lint: $(VENV)/.dev ## check style, format and types
 	$(python) -m ruff format --check $(sources)
 	$(python) -m mypy
 
+docs: $(VENV)/.dev ## render the docstrings as pages, into build/docs
+	@PDOC_ALLOW_EXEC=1 $(python) -m pdoc mgmtn_jax landmarks --docformat google --output-directory build/docs
+	@echo "Open build/docs/index.html in a browser."
+
 clean: ## remove the virtual environment, the demo and all caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(sources) -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -58,5 +62,5 @@ $(VENV)/.test: setup.cfg pyproject.toml $(VENV)/.runtime
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(call stage,installing ruff and mypy,$(pip) --editable '.[dev]')
+	$(call stage,installing ruff, mypy and pdoc,$(pip) --editable '.[dev]')
 	@touch $@

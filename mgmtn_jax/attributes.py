@@ -180,6 +180,17 @@ class AttributeSet:
         Raises:
           ValueError: if names repeat, an attribute is in two groups, a group names an attribute
             that is not in `names`, or `regions` names an unknown group or region.
+
+        Examples:
+            >>> mine = AttributeSet.create(
+            ...     ["Squinting", "Calm", "Headphones"],
+            ...     groups={"eyes": ["Squinting"], "gear": ["Headphones"]},
+            ...     regions={"gear": "ear"},
+            ... )
+            >>> mine.groups
+            {'eyes': ('Squinting',), 'object': ('Calm',), 'gear': ('Headphones',)}
+            >>> [REGIONS[region] for region in mine.region_indices]
+            ['eyes', 'object', 'ear']
         """
         if groups is None:
             groups = {

@@ -70,6 +70,15 @@ def paired_bootstrap(
 
     Raises:
       ValueError: if the two do not have the same known labels, or there is none.
+
+    Examples:
+        Three images of one attribute, all of them yes; the second network corrects one answer.
+
+        >>> labels = np.array([[1], [1], [1]])
+        >>> before = correctness(np.array([[0.2], [0.7], [0.9]]), labels)
+        >>> after = correctness(np.array([[0.6], [0.7], [0.9]]), labels)
+        >>> paired_bootstrap(before, after)
+        Difference(mean=33.33333333333333, low=0.0, high=100.0)
     """
     known = ~np.isnan(baseline)
     if not np.array_equal(known, ~np.isnan(other)):

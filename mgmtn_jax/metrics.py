@@ -41,6 +41,14 @@ def attribute_metrics(
     Args:
       probabilities: probability of yes, in 0..1.
       attributes: 1 yes, 0 no, -1 unknown.
+
+    Examples:
+        The second attribute is unknown on the first of three images.
+
+        >>> probabilities = np.array([[0.9, 0.8], [0.4, 0.3], [0.6, 0.1]])
+        >>> labels = np.array([[1, -1], [0, 1], [0, 0]])
+        >>> attribute_metrics(probabilities, labels)["accuracy"].round(1).tolist()
+        [66.7, 50.0]
     """
     once = np.ones((len(attributes), 1))
     tp, fp, fn, tn = (outcome.sum(0) for outcome in outcomes(probabilities, attributes))

@@ -182,6 +182,11 @@ def inside_polygon(points: Float[Array, "*n 2"], polygon: Float[Array, "v 2"]) -
     by a turned head may, has no hole there.
     An edge counts for the points at or above its lower end and below its upper end, therefore two
     polygons that share an edge share no point.
+
+    Examples:
+        >>> triangle = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
+        >>> inside_polygon(jnp.array([[1.0, 1.0], [3.0, 3.0]]), triangle).tolist()
+        [True, False]
     """
     x, y = points[..., :1], points[..., 1:]
     x0, y0 = polygon[:, 0], polygon[:, 1]

@@ -86,6 +86,14 @@ def align(landmarks: Float[np.ndarray, "*n 68 2"], size: int) -> Float[np.ndarra
 
     Raises:
       ValueError: if a point that is used is not finite.
+
+    Examples:
+        The same face twice as large has a matrix of half the scale.
+
+        >>> face = np.random.default_rng(0).uniform(0, 100, (68, 2))
+        >>> larger = align(2 * face, 112)
+        >>> np.allclose(larger[:, :2], align(face, 112)[:, :2] / 2)
+        True
     """
     # Points as complex numbers: a similarity is z -> turn * z + offset.
     source = (_ANCHORS @ landmarks).view(np.complex128)[..., 0]
