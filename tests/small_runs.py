@@ -54,7 +54,7 @@ class Run:
 
     def __init__(self, workdir, env, *flags):
         data_dir = f"--config.data.dir={precompute_runs.uninterrupted()}"
-        command = [sys.executable, "-m", "tests.train_tiny", *FLAGS, data_dir]
+        command = [sys.executable, "-m", "tests.with_stub", "experiments.train", *FLAGS, data_dir]
         self.workdir = workdir
         self._log = Path(tempfile.mkstemp(".log")[1])  # a pipe that nobody reads would fill up
         with self._log.open("w") as log:

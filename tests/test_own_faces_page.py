@@ -1,18 +1,22 @@
-"""The page on one's own attributes: its commands, its table and its Python are real."""
+"""The page on one's own attributes: what it says is run, from the table to the answers."""
 
-import functools
+import contextlib
+import csv
 import json
-import operator
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from etils import epath
-from PIL import Image
 
-from experiments.configs import common
 from landmarks import drawn_faces, sources
+from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import trunks
+from tests import small_runs
 from tests.stubs import StubTrunk
 from tests.tiny_workdir import write_workdir
 
@@ -20,19 +24,15 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "own_faces.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
-
-def test_its_commands_have_the_flags_they_use():
-    commands = re.findall(r"python -m (\w+)\.(\w+)((?:.*\\\n)*.*)", PAGE)
-    assert len(commands) == 5
-    for package, module, line in commands:
-        folder = ROOT / package
-        code = (folder / f"{module}.py").read_text()
-        if package == "landmarks":
-            code += (folder / "stage.py").read_text()
-        for flag in re.findall(r" --(\w+)", line.replace("\\\n", " ")):
-            assert re.search(rf'DEFINE_\w+\(\s*"{flag}"', code), (module, flag)
-    for path in re.findall(r"--config\.([\w.]+)=", PAGE):
-        functools.reduce(operator.getitem, path.split("."), common.get_config())
+TINY = [
+    "--config.data.image_size=32",
+    "--config.data.batch_size=4",
+    "--config.model.trunk=stub",
+    "--config.model.width=8",
+    "--config.model.mask_width=8",
+    "--config.model.group_width=8",
+    "--config.train.num_steps=4",
+]
 
 
 def test_its_table_and_groups_read_as_it_says(tmp_path):
@@ -47,14 +47,70 @@ def test_its_table_and_groups_read_as_it_says(tmp_path):
         assert source.attribute_set.group_of(name) == group
 
 
-def test_its_python_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
-    write_workdir(tmp_path / "runs" / "my_faces", trunk="stub")
-    (tmp_path / "photos").mkdir()
-    face = drawn_faces.draw_face(5, 1)[0]
-    Image.fromarray(face).save(tmp_path / "photos" / "party.jpg")
-    monkeypatch.chdir(tmp_path)
-    (code,) = [text for language, text in BLOCKS if language == "python"]
-    exec(code, {})
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "'Smiling': " in line
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where a reader has done all the page says, on fewer faces and with a stub for a trunk."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "photos").mkdir()
+    (folder / "photos" / "party.jpg").write_bytes(drawn_faces.face_jpeg(5, 1)[0])
+    env = small_runs.environment(tmp_path_factory.mktemp("compiled")) | {"PYTHONPATH": str(ROOT)}
+    with (
+        (folder / "log").open("w") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.chdir(folder),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+        write_workdir(folder / "build" / "demo" / "run", attributes=CELEBA, trunk="stub")
+        for language, text in BLOCKS:
+            if language == "python":
+                exec(text.replace("range(800)", "range(40)"), {})
+            elif language == "sh":
+                _run_in_shell(text, env)
+    return folder
+
+
+def _run_in_shell(text, env):
+    for line in text.replace("\\\n", " ").splitlines():
+        python, m, module, *flags = shlex.split(
+            line.replace("=experiments", f"={ROOT}/experiments")
+        )
+        assert (python, m) == ("python", "-m")
+        with_stub = ["tests.with_stub"] if module.startswith("experiments.") else []
+        flags += TINY if module == "experiments.train" else []
+        result = subprocess.run(
+            [sys.executable, "-m", *with_stub, module, *flags],
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, (line, result.stderr[-3000:])
+        print(result.stdout + result.stderr)
+
+
+def test_fine_tuning_keeps_all_but_the_heads(folder):
+    assert "weights of build/demo/run, step 3; at random: heads\n" in (folder / "log").read_text()
+
+
+def test_its_drawn_faces_are_what_its_table_says(folder):
+    with (folder / "my_faces" / "attributes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = ["image", "split", "Grinning", "Earring", "Disguised"]
+    assert list(rows[0]) == columns
+    (table,) = [text for _, text in BLOCKS if text.startswith("image,split")]
+    assert table.splitlines()[0].split(",") == columns
+    (groups,) = [text for language, text in BLOCKS if language == "json"]
+    assert json.loads((folder / "my_faces" / "groups.json").read_text()) == json.loads(groups)
+
+
+def test_it_ends_with_a_report_answers_and_an_artifact(folder):
+    metrics = json.loads((folder / "reports" / "my_faces" / "metrics.json").read_text())
+    assert set(metrics["per_attribute"]) == {"Grinning", "Earring", "Disguised"}
+    assert list(metrics["slices"]) == ["Earring"]
+    assert (folder / "reports" / "my_faces" / "report" / "index.html").exists()
+    (line,) = (folder / "answers" / "predictions.jsonl").read_text().splitlines()
+    answer = json.loads(line)
+    assert list(answer["attributes"]) == ["Grinning", "Earring", "Disguised"]
+    assert (folder / "answers" / answer["overlay"]).exists()
+    assert "'Grinning': " in (folder / "log").read_text()  # What its Python prints.
+    assert (folder / "exported" / "README.md").read_text().count("Grinning") > 0

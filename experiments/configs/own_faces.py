@@ -7,7 +7,7 @@
 docs/data.md says how my_faces/ looks. It needs a split `train` and a split `validation`, with every
 person in one of them only. A few hundred faces are enough to fine-tune what has been learned from
 many: with --config.model.pretrained=RUN, the workdir of a training with the same trunk and width
-(on CelebA, say), also take --config.optimizer.learning_rate=5e-4.
+(on CelebA, say), also take --config.optimizer.trunk_scale=0.3.
 
 Less than 10,000 faces on a CPU: half the width (--config.model.width=32), as `lfwa_small.py`, takes
 an hour. On a GPU or TPU: --config.model.dtype=bfloat16 and --config.data.num_threads=8.

@@ -1,0 +1,15 @@
+"""A command with a trunk that compiles at once: python -m tests.with_stub MODULE --flags.
+
+`--config.model.trunk=stub` trains with it.
+"""
+
+import runpy
+import sys
+
+from mgmtn_jax.models import trunks
+from tests.stubs import StubTrunk
+
+if __name__ == "__main__":
+    trunks.TRUNKS["stub"] = StubTrunk
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
