@@ -1,25 +1,26 @@
 """Evaluates a trained network on a split, from its workdir alone, and writes a report.
 
     python -m experiments.evaluate --workdir=runs/faces --data_dir=data/my_faces --split=test \\
-        --out=reports/faces [--against=runs/baseline] [--slice_by=Male,Young]
+        --out=reports/faces [--against=runs/baseline] [--slice_by=Male,Young] \\
+        [--tune_on=validation]
 
 Writes OUT/metrics.json, OUT/predictions.csv and OUT/report/index.html. Any number of devices gives
 the same figures, whatever the network was trained on.
 
 --against evaluates another run on the same faces and says by how much the first one is better, with
 a paired bootstrap. --slice_by says how accurate the network is on faces with and without an
-attribute, the largest gaps first.
+attribute, the largest gaps first. --tune_on says, beside the figures at 0.5, what they are at
+thresholds that give another split the best balanced accuracy.
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,10 +28,17 @@ import numpy as np
 from absl import flags, logging
 from etils import epath
 
-from experiments import cli
-from mgmtn_jax import comparison, inference, metric_writer, metrics, reporting, sheets, slices
-from mgmtn_jax.data import alignment, pipeline, schema
-from mgmtn_jax.data.images import decode_image
+from experiments import cli, evaluation_sheets
+from mgmtn_jax import (
+    comparison,
+    inference,
+    metric_writer,
+    metrics,
+    reporting,
+    slices,
+    thresholds,
+)
+from mgmtn_jax.data import pipeline, schema
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The training run to evaluate.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
@@ -50,6 +58,7 @@ _NUM_FACES = flags.DEFINE_integer(
 )
 _AGAINST = flags.DEFINE_string("against", None, "Workdir of a run to compare with.")
 _SLICE_BY = flags.DEFINE_list("slice_by", [], "Attributes, separated by commas.")
+_TUNE_ON = flags.DEFINE_string("tune_on", None, "Split whose thresholds are reported as well.")
 
 
 def evaluate(
@@ -60,13 +69,16 @@ def evaluate(
     out_dir: epath.PathLike,
     against: epath.PathLike | None,
     slice_by: Sequence[str],
+    tune_on: str | None,
 ) -> None:
     """Restores, predicts, and writes the three files.
 
     Raises:
       FileNotFoundError, ValueError: no such checkpoint, split or folder; a damaged checkpoint;
-        attributes other than those the network predicts.
+        attributes other than those the network predicts; thresholds tuned on `split` itself.
     """
+    if tune_on == split:
+        raise ValueError(f"thresholds tuned on {split} itself would flatter it: tune on another")
     predictor = _restore(workdir, step, data_dir)
     other = None if against is None else _restore(against, None, data_dir)
     slices.check(slice_by, predictor.attributes)
@@ -79,6 +91,18 @@ def evaluate(
         summary["slices"] = slices.accuracy_gaps(
             probabilities, attributes, predictor.attributes, slice_by
         )
+    if tune_on is not None:
+        tuned_on = _predict(predictor, data_dir, tune_on)
+        summary["tuned"] = {
+            "split": tune_on,
+            "num_examples": len(tuned_on.attributes),
+            **thresholds.figures(
+                probabilities,
+                attributes,
+                thresholds.tune(tuned_on.probabilities, tuned_on.attributes),
+                predictor.attributes,
+            ),
+        }
     if other is not None:
         summary["against"] = {
             "workdir": str(against),
@@ -108,7 +132,7 @@ def evaluate(
             predictor.attributes.names,
             probabilities,
         )
-    faces = _sheets(predictor, predictions, data_dir, split)
+    faces = evaluation_sheets.choose(predictor, predictions, data_dir, split, _NUM_FACES.value)
     if jax.process_index() == 0:
         path = reporting.write_report(
             out / "report",
@@ -205,77 +229,6 @@ def _write_predictions(
             writer.writerow([key, *(f"{probability:.6f}" for probability in row)])
 
 
-def _sheets(
-    predictor: inference.Predictor,
-    predictions: inference.Predictions,
-    data_dir: epath.PathLike,
-    split: str,
-) -> list[reporting.Sheet]:
-    """The answers that stand out, and faces spread evenly over the split, whatever came out."""
-    probabilities, attributes = predictions.probabilities, predictions.attributes
-    names, few = predictor.attributes.names, math.ceil(_NUM_FACES.value / 3)
-    spread = np.linspace(0, len(probabilities) - 1, min(_NUM_FACES.value, len(probabilities)))
-    chosen: list[tuple[str, str, list[tuple[int, str | None]]]] = [
-        (title, text, [(row, names[a]) for row, a in pick(probabilities, attributes, few)])
-        for title, text, pick in (
-            (
-                "Surest and right",
-                "A yes it is surest of, and the label agrees.",
-                sheets.surest_right,
-            ),
-            (
-                "Surest and wrong",
-                "What it is surest of against the label. Some of these labels are the mistake.",
-                sheets.surest_wrong,
-            ),
-            ("Least sure", "Answers nearest to 50 %.", sheets.least_sure),
-        )
-    ]
-    chosen.append(
-        (
-            "Examples",
-            "Spread evenly over the split, not picked by how they came out.",
-            [(int(row), None) for row in spread],
-        )
-    )
-    wanted = sorted({row for _, _, answers in chosen for row, _ in answers})
-    faces = dict(zip(wanted, _faces(predictor, predictions, wanted, data_dir, split), strict=True))
-    return [
-        reporting.Sheet(
-            title,
-            text,
-            [dataclasses.replace(faces[row], question=question) for row, question in answers],
-        )
-        for title, text, answers in chosen
-    ]
-
-
-def _faces(
-    predictor: inference.Predictor,
-    predictions: inference.Predictions,
-    rows: Sequence[int],
-    data_dir: epath.PathLike,
-    split: str,
-) -> Iterator[reporting.FaceExample]:
-    """The faces of some rows of the predictions, with their masks."""
-    size = predictor.config.data.image_size
-    keys, images, landmarks = [], [], []
-    for record in pipeline.read_records(data_dir, split, predictions.index[list(rows)]):
-        matrix = alignment.align(record.landmarks, size)
-        images.append(alignment.warp(decode_image(record.image), matrix, size))
-        landmarks.append(alignment.transform_points(record.landmarks, matrix))
-        keys.append(record.key)
-    _, masks = predictor(np.stack(images), np.stack(landmarks))
-    for i, row in enumerate(rows):
-        yield reporting.FaceExample(
-            image=images[i],
-            masks=None if masks is None else masks[i],
-            probabilities=predictions.probabilities[row],
-            attributes=predictions.attributes[row],
-            key=keys[i],
-        )
-
-
 if __name__ == "__main__":
     cli.run(
         lambda: evaluate(
@@ -286,5 +239,6 @@ if __name__ == "__main__":
             _OUT.value,
             _AGAINST.value,
             _SLICE_BY.value,
+            _TUNE_ON.value,
         )
     )

@@ -63,7 +63,8 @@ def with_pretrained(
         trunk, statistics = load_imagenet(source, params["trunk"], batch_stats["trunk"])
         params = params | {"trunk": trunk}
         batch_stats = batch_stats | {"trunk": statistics}
-    averaged = {"ema": params} if "ema" in state else {}
+    # Copies, because the step is given both to write over, and an array can be given only once.
+    averaged = {"ema": jax.tree.map(lambda leaf: leaf.copy(), params)} if "ema" in state else {}
     return state | averaged | {"params": params, "batch_stats": batch_stats}
 
 

@@ -85,7 +85,8 @@ def write_report(
       out_dir: made if missing; may be a `gs://` address.
       title: of the page.
       metrics: what `mgmtn_jax.metrics.summarize` returns; if there are `slices`, what
-        `mgmtn_jax.slices.accuracy_gaps` does, and if there is `against`, a comparison.
+        `mgmtn_jax.slices.accuracy_gaps` does, if there is `tuned`, what `thresholds.figures`
+        does and the split they were tuned on, and if there is `against`, a comparison.
       probabilities: what the metrics are of, for the curves.
       attributes: the labels: 1 yes, 0 no, -1 unknown.
       history: rows of `metrics.jsonl`: `step`, `split` and any scalars; known ones are plotted.
@@ -98,6 +99,8 @@ def write_report(
         {"name": name, "gain": _difference(row["accuracy"], row["majority_accuracy"]), **row}
         for name, row in metrics["per_attribute"].items()
     ]
+    for row in rows if "tuned" in metrics else ():
+        row["tuned"] = metrics["tuned"]["per_attribute"][row["name"]]["balanced_accuracy"]
     rows.sort(key=lambda row: (row["gain"] is None, -(row["gain"] or 0)))
     gains = [abs(row["gain"]) for row in rows if row["gain"] is not None]
     page = _environment().get_template("report.html")

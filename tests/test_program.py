@@ -128,7 +128,7 @@ def test_evaluation_needs_the_folder_alone_and_any_number_of_devices(
         out = tmp_path / str(devices)
         flags = environment["XLA_FLAGS"].replace("=1", f"={devices}")
         arguments = [f"--workdir={workdir}", f"--data_dir={data_dir}", "--split=test"]
-        arguments += [f"--against={workdir}", "--slice_by=Male,Young"]
+        arguments += [f"--against={workdir}", "--slice_by=Male,Young", "--tune_on=validation"]
         _run(
             ["-m", "experiments.evaluate", *arguments, f"--out={out}", "--batch_size=4"],
             environment | {"XLA_FLAGS": flags},
@@ -142,6 +142,7 @@ def test_evaluation_needs_the_folder_alone_and_any_number_of_devices(
     assert metrics["per_attribute"]["Smiling"]["group"] == "object"
     assert metrics["against"]["difference"] == {"mean": 0, "low": 0, "high": 0}
     assert list(metrics["slices"]) == ["Male", "Young"]
+    assert (metrics["tuned"]["split"], metrics["tuned"]["num_examples"]) == ("validation", 6)
     with (tmp_path / "1" / "predictions.csv").open() as file:
         rows = list(csv.reader(file))
     assert len(rows) == 1 + NUM_FACES // 10

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgmtn_jax import metrics, pictures, reporting, slices
+from mgmtn_jax import metrics, pictures, reporting, slices, thresholds
 from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
 
 HISTORY = [
@@ -89,6 +89,11 @@ def text(tmp_path_factory):
     complete["metrics"]["slices"] = slices.accuracy_gaps(
         *arrays, CELEBA, ["Male", "Bald"], num_resamples=10
     )
+    complete["metrics"]["tuned"] = {
+        "split": "validation",
+        "num_examples": 50,
+        **thresholds.figures(*arrays, thresholds.tune(*arrays), CELEBA),
+    }
     complete["metrics"]["against"] = {
         "workdir": "runs/<other>",
         "step": 7,
@@ -130,18 +135,18 @@ def test_nothing_is_fetched_and_the_page_is_small(text, page):
 
 
 def test_every_attribute_is_in_the_table_by_falling_gain_with_unknown_ones_last(page):
-    rows = [row for row in page.rows if len(row) == 9][1:]
+    rows = [row for row in page.rows if len(row) == 10][1:]
     assert sorted(row[0].replace(" ", "_") for row in rows) == sorted(CELEBA.names)
     gains = [float(row[2].replace("−", "-")) for row in rows[:-1]]
     assert gains == sorted(gains, reverse=True)
     assert rows[-1][0] == "5 o Clock Shadow"
-    assert rows[-1][2:] == ["–"] * 7
+    assert rows[-1][2:] == ["–"] * 8
 
 
 def test_columns_are_sorted_by_buttons_that_say_so(page):
-    heads = [attrs for attrs in page.all("th") if attrs.get("scope") == "col"][:9]
+    heads = [attrs for attrs in page.all("th") if attrs.get("scope") == "col"][:10]
     assert [head.get("aria-sort") for head in heads].count("descending") == 1
-    assert len(page.all("button")) == 9
+    assert len(page.all("button")) == 10
 
 
 def test_pictures_decode_and_have_alternatives(page):
