@@ -132,7 +132,7 @@ def _prepare(config: ml_collections.ConfigDict) -> _Subject:
 
     lowered = jax.jit(predict).lower(state["params"], state["batch_stats"], batch["image"])
     predict_compiled = lowered.compile()
-    step = training.make_train_step(network, optimizer, schedule, config)
+    step = training.make_train_step(network, optimizer, schedule, config, CELEBA)
     step_compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
 
     def forward() -> Any:

@@ -130,7 +130,7 @@ def train_and_evaluate(
     batch_sharding, replicated = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
     train_step = (
         jax.jit(
-            training.make_train_step(network, optimizer, schedule, config),
+            training.make_train_step(network, optimizer, schedule, config, attributes),
             in_shardings=(shardings, batch_sharding),
             out_shardings=(shardings, replicated),
             donate_argnums=0,

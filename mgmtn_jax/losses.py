@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
+
+from mgmtn_jax.attributes import AttributeSet
 
 
 def attribute_loss(logits: Float[Array, "b a"], attributes: Int[Array, "b a"]) -> Float[Array, ""]:
@@ -21,6 +24,20 @@ def attribute_loss(logits: Float[Array, "b a"], attributes: Int[Array, "b a"]) -
     known = (attributes >= 0).astype(jnp.float32)
     losses = optax.sigmoid_binary_cross_entropy(logits, (attributes > 0).astype(jnp.float32))
     return jnp.sum(losses * known) / jnp.maximum(jnp.sum(known), 1.0)
+
+
+def group_losses(
+    logits: Float[Array, "b a"], attributes: Int[Array, "b a"], attribute_set: AttributeSet
+) -> dict[str, Float[Array, ""]]:
+    """`attribute_loss` of each group alone, by `loss/GROUP`; a part to look at, not to minimise."""
+    return {
+        f"loss/{group}": attribute_loss(
+            logits[:, np.array(members)], attributes[:, np.array(members)]
+        )
+        for group, members in zip(
+            attribute_set.group_names, attribute_set.group_indices, strict=True
+        )
+    }
 
 
 def mask_loss(

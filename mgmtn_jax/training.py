@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from mgmtn_jax import losses
+from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data.alignment import FLIP_INDEX
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.aml import Landmarks, draw_masks
@@ -55,8 +56,17 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     config: ml_collections.ConfigDict,
+    attribute_set: AttributeSet,
 ) -> Callable[[State, dict[str, jax.Array]], tuple[State, dict[str, jax.Array]]]:
-    """Returns `train_step(state, batch) -> (state, scalars)`, pure and ready for `jax.jit`."""
+    """Returns `train_step(state, batch) -> (state, scalars)`, pure and ready for `jax.jit`.
+
+    Args:
+      network: whose outputs are judged.
+      optimizer: that `state["opt_state"]` belongs to.
+      schedule: of its learning rate and stages.
+      config: the resolved config.
+      attribute_set: whose groups' losses are among the scalars.
+    """
     dtype, seed = jnp.dtype(config.model.dtype), config.train.seed
     image_size, trunk_learns = config.data.image_size, config.optimizer.trunk_scale > 0
     num_parts, batch_size = config.train.accumulate, config.data.batch_size
@@ -97,6 +107,7 @@ def make_train_step(
         known = batch["attributes"] >= 0
         right = (outputs.attribute_logits > 0) == (batch["attributes"] > 0)
         scalars["accuracy"] = 100.0 * jnp.sum(right & known) / jnp.maximum(jnp.sum(known), 1)
+        scalars |= losses.group_losses(outputs.attribute_logits, batch["attributes"], attribute_set)
         return loss, ({"loss": loss, **scalars}, batch_stats)
 
     grad_fn = jax.grad(loss_fn, has_aux=True)

@@ -41,7 +41,9 @@ def test_two_steps(name, monkeypatch):
     init = functools.partial(training.init_state, build, optimizer, averaged=config.train.ema > 0)
     state = jax.tree.map(jnp.zeros_like, jax.eval_shape(init, jax.random.key(0)))
     state["params"], state["batch_stats"] = random_variables(build)
-    step = training.make_train_step(functional.create(build), optimizer, schedule, config)
+    step = training.make_train_step(
+        functional.create(build), optimizer, schedule, config, ATTRIBUTES
+    )
     step = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
     before = jax.tree.leaves(state["params"])
     for _ in range(2):

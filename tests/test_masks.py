@@ -43,7 +43,7 @@ def test_every_form_of_masks_fits_the_same_steps(masks, stub_config):
         lambda key: training.init_state(builder, optimizer, key), jax.random.key(0)
     )
     batch = tiny_batch(2, 35, num_attributes=2)
-    step = training.make_train_step(network, optimizer, schedule, config)
+    step = training.make_train_step(network, optimizer, schedule, config, ATTRIBUTES)
     after, scalars = jax.eval_shape(step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     result = jax.eval_shape(
@@ -174,7 +174,9 @@ def test_two_stages_train_the_masks_and_then_the_rest(stub_config):
     builder = build.network_builder(config, ATTRIBUTES)
     optimizer, schedule = optimization.create_optimizer(config, NUM_STEPS)
     step = jax.jit(
-        training.make_train_step(functional.create(builder), optimizer, schedule, config),
+        training.make_train_step(
+            functional.create(builder), optimizer, schedule, config, ATTRIBUTES
+        ),
         compiler_options=FAST_COMPILE,
     )
     batch = tiny_batch(num_attributes=2)

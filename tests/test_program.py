@@ -87,6 +87,7 @@ def test_a_run_leaves_what_it_promises(workdir):
     train = [row for row in rows if row["split"] == "train"]
     assert [row["step"] for row in train] == list(range(2, NUM_STEPS + 1, 2))
     assert {"loss", "attribute_loss", "mask_loss", "accuracy", "images_per_second"} <= set(train[0])
+    assert {"loss/mouth", "loss/object"} <= set(train[0])
     assert train[-1]["loss"] < train[0]["loss"]
     assert rows[-1]["split"] == "validation"
     assert 0 < rows[-1]["mask_iou"] < 100

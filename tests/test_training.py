@@ -1,5 +1,8 @@
 """Losses, the step, the mesh: what a step computes, wherever it runs."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from experiments.configs import common
 from mgmtn_jax import losses, optimization, partitioning, training
-from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.attributes import CELEBA, AttributeSet
 from mgmtn_jax.data.alignment import FLIP_INDEX
 from mgmtn_jax.models import functional, trunks
 from mgmtn_jax.models.build import network_builder
@@ -26,6 +30,11 @@ def test_unknown_attributes_count_for_nothing():
     known = [np.log1p(np.exp(-2.0)), np.log1p(np.exp(-1.0)), np.log1p(np.exp(0.5))]
     np.testing.assert_allclose(losses.attribute_loss(logits, attributes), np.mean(known), rtol=1e-6)
     assert losses.attribute_loss(logits, np.full_like(attributes, -1)) == 0.0
+    groups = AttributeSet.create(["a", "b", "c"], {"eyes": ["a"], "hair": ["b", "c"]})
+    parts = losses.group_losses(logits, attributes, groups)
+    assert list(parts) == ["loss/eyes", "loss/hair"]
+    np.testing.assert_allclose(parts["loss/eyes"], (known[0] + known[2]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(parts["loss/hair"], known[1], rtol=1e-6)
 
 
 def test_mask_loss_is_zero_for_right_masks_and_skips_guessed_landmarks():
@@ -41,7 +50,9 @@ def test_mask_loss_is_zero_for_right_masks_and_skips_guessed_landmarks():
 def _setup(config):
     build = network_builder(config, ATTRIBUTES)
     optimizer, schedule = optimization.create_optimizer(config, 30)
-    step = training.make_train_step(functional.create(build), optimizer, schedule, config)
+    step = training.make_train_step(
+        functional.create(build), optimizer, schedule, config, ATTRIBUTES
+    )
     init = jax.jit(
         lambda key: training.init_state(build, optimizer, key, averaged=config.train.ema > 0),
         compiler_options=FAST_COMPILE,
@@ -110,7 +121,7 @@ def test_a_face_and_its_mirror_image_are_told_alike(monkeypatch):
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])
-def test_a_step_is_the_same_on_one_device_and_on_a_mesh(fsdp, monkeypatch):
+def test_ten_steps_are_the_same_on_one_device_and_on_a_mesh(fsdp, monkeypatch):
     monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)
     # Its norms are those of the mask decoder and the fusion, and compile faster than a trunk's.
     monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
@@ -119,22 +130,25 @@ def test_a_step_is_the_same_on_one_device_and_on_a_mesh(fsdp, monkeypatch):
     config.optimizer.name = "sgd"
     step, state = _setup(config)
     batch = tiny_batch(num_attributes=3)
-    alone, scalars = jax.jit(step, compiler_options=FAST_COMPILE)(state, batch)
 
     mesh = partitioning.create_mesh(-1, fsdp, batch_size=8)
     shardings = partitioning.state_shardings(mesh, state)
     if fsdp > 1:
         specs = {sharding.spec for sharding in jax.tree.leaves(shardings["params"])}
         assert len(specs) > 1, "nothing is sharded"
-    spread, spread_scalars = jax.jit(
+    alone_step = jax.jit(step, compiler_options=FAST_COMPILE)
+    spread_step = jax.jit(
         step,
         in_shardings=(shardings, partitioning.batch_sharding(mesh)),
         out_shardings=(shardings, partitioning.replicated(mesh)),
         compiler_options=FAST_COMPILE,
-    )(jax.device_put(state, shardings), partitioning.shard_batch(mesh, batch))
-
-    for name, value in scalars.items():
-        np.testing.assert_allclose(spread_scalars[name], value, rtol=1e-5, err_msg=name)
+    )
+    alone, spread = state, jax.device_put(state, shardings)
+    for _ in range(10):
+        alone, scalars = alone_step(alone, batch)
+        spread, spread_scalars = spread_step(spread, partitioning.shard_batch(mesh, batch))
+        for name, value in scalars.items():
+            np.testing.assert_allclose(spread_scalars[name], value, rtol=1e-5, err_msg=name)
     for stats in ("params", "batch_stats"):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
@@ -183,6 +197,22 @@ def test_fsdp_splits_the_largest_divisible_axis_of_large_leaves():
     shardings = partitioning.state_shardings(mesh, tree)
     assert shardings["large"].spec == PartitionSpec(None, None, "fsdp")
     assert shardings["odd"].spec == shardings["small"].spec == PartitionSpec()
+
+
+def test_fsdp_leaves_each_device_a_sixth_of_a_large_networks_state_at_most():
+    config = common.get_config()
+    config.model.trunk = "resnet50"
+    optimizer, _ = optimization.create_optimizer(config, 10)
+    init = functools.partial(
+        training.init_state, network_builder(config, CELEBA), optimizer, averaged=True
+    )
+    state = jax.eval_shape(init, jax.random.key(0))
+    shardings = partitioning.state_shardings(partitioning.create_mesh(1, 8, 8), state)
+    for name in ("params", "opt_state", "ema"):
+        leaves = zip(jax.tree.leaves(state[name]), jax.tree.leaves(shardings[name]), strict=True)
+        sizes = [(math.prod(s.shard_shape(leaf.shape)), leaf.size) for leaf, s in leaves]
+        of_device, whole = (sum(size) for size in zip(*sizes, strict=True))
+        assert of_device < whole / 6
 
 
 @pytest.mark.parametrize(
