@@ -53,7 +53,13 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _is_ours(record: standard_logging.LogRecord) -> bool:
-    """Orbax reports every stage of a save at the level of our own messages; warnings pass."""
-    return record.levelno > standard_logging.INFO or not any(
-        package in record.pathname for package in _CHATTY
-    )
+    """Whether a person should read it.
+
+    Orbax reports every stage of a save at the level of our own messages, and each of its threads
+    prints the traceback of an error that is then raised here. Warnings pass.
+    """
+    if not any(package in record.pathname for package in _CHATTY):
+        return True
+    if record.exc_info:
+        return logging.level_debug()
+    return record.levelno > standard_logging.INFO

@@ -78,6 +78,7 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_a_run_that_goes_on(env, t
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     log = run.ended(1)
     assert re.search(r"^error: .*File too large", log, re.MULTILINE), log[-2000:]
+    assert "Traceback" not in log
     assert "finished: 60 steps" in Run(tmp_path, env).ended()
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [str(NUM_STEPS - SAVE_EVERY), str(NUM_STEPS)]
