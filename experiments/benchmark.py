@@ -3,6 +3,7 @@
     python -m experiments.benchmark input --data_dir=DATA_SET [--image_size=224] [--batch_size=64]
     python -m experiments.benchmark landmarks --source=csv --data_dir=MY_FACES [--limit=1000]
     python -m experiments.benchmark predict --workdir=RUN --data_dir=PHOTOGRAPHS [--limit=1000]
+    python -m experiments.benchmark collectives [--fsdp=8] [--batch_size=2] [--variants=...]
     python -m experiments.benchmark step [--image_size=224] [--batch_size=8] [--variants=...]
 
 One JSON line for each figure. Close other programs first; the medians forgive short disturbances,
@@ -18,6 +19,12 @@ mask decoder costs a ResNet-18 in bfloat16, for example:
 Without --variants: ResNet-50 and ResNeSt-50, plain and as MGMTN, and the reported form. Of each
 you get `multiply_adds` of one face, forward, as XLA counts them (convolutions without the zeros of
 their padding); seconds of a batch, forward and for a training step; `step_bytes` of that step.
+
+`collectives` compiles the step for all devices, runs nothing, and says what they would send; the
+batch is that of each device. Forced devices will do:
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=256 python -m experiments.benchmark \\
+        collectives --variants=trunk=resnet50
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ import os
 from absl import app, flags
 
 from experiments import (
+    benchmark_collectives,
     benchmark_input,
     benchmark_landmarks,
     benchmark_predict,
@@ -48,7 +56,7 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,
-    "input, predict, step: faces in a batch. By default 64, and 8 of step.",
+    "input, predict, step: faces in a batch. By default 64, 8 of step, and 2 of collectives.",
     lower_bound=1,
 )
 _NUM_THREADS = flags.DEFINE_integer(
@@ -76,6 +84,9 @@ _VARIANTS = flags.DEFINE_list(
     "variants",
     list(benchmark_step.VARIANTS),
     "step: networks, separated by commas; of each, `field=value` of config.model, by spaces.",
+)
+_FSDP = flags.DEFINE_integer(
+    "fsdp", 1, "collectives: devices that share each large parameter.", lower_bound=1
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements; the median counts.", lower_bound=1)
 
@@ -129,7 +140,17 @@ def measure_predict() -> None:
     print(json.dumps(figure), flush=True)
 
 
+def measure_collectives() -> None:
+    """What devices send each other in a step."""
+    for variant in _VARIANTS.value:
+        figure = benchmark_collectives.collective_figure(
+            variant, _IMAGE_SIZE.value, _BATCH_SIZE.value or 2, _FSDP.value
+        )
+        print(json.dumps(figure), flush=True)
+
+
 BENCHMARKS = {
+    "collectives": measure_collectives,
     "input": measure_input,
     "landmarks": measure_landmarks,
     "predict": measure_predict,

@@ -66,7 +66,7 @@ def step_figures(
     Raises:
       ValueError: if a variant is not one.
     """
-    configs = [_config(variant, image_size, batch_size) for variant in variants]
+    configs = [variant_config(variant, image_size, batch_size) for variant in variants]
     subjects = []
     for variant, config in zip(variants, configs, strict=True):
         begin = time.perf_counter()
@@ -99,7 +99,12 @@ def step_figures(
         }
 
 
-def _config(variant: str, image_size: int, batch_size: int) -> ml_collections.ConfigDict:
+def variant_config(variant: str, image_size: int, batch_size: int) -> ml_collections.ConfigDict:
+    """The config of a variant.
+
+    Raises:
+      ValueError: if it names no field of `config.model`, or not a value of its type.
+    """
     config = common.get_config()
     config.data.image_size, config.data.batch_size = image_size, batch_size
     for word in variant.split():
@@ -121,7 +126,7 @@ def _prepare(config: ml_collections.ConfigDict) -> _Subject:
     optimizer, schedule = optimization.create_optimizer(config, num_steps=10_000)
     init = functools.partial(training.init_state, build, optimizer)
     state = _fill(jax.eval_shape(init, jax.random.key(0)))
-    batch = jax.device_put(_noise(config.data.image_size, config.data.batch_size))
+    batch = jax.device_put(noise(config.data.image_size, config.data.batch_size))
     dtype = jnp.dtype(config.model.dtype)
 
     def predict(
@@ -170,7 +175,7 @@ def _fill(shapes: training.State) -> training.State:
     return jax.device_put(state)
 
 
-def _noise(image_size: int, batch_size: int) -> dict[str, np.ndarray]:
+def noise(image_size: int, batch_size: int) -> dict[str, np.ndarray]:
     """A batch as the pipeline makes it; what is in it makes no step faster or slower."""
     rng = np.random.default_rng(0)
     shape = (batch_size, image_size, image_size, 3)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from dotted_faces import write_dataset
 
-from experiments import benchmark_step
+from experiments import benchmark_collectives, benchmark_step
+from mgmtn_jax import partitioning
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.models import trunks
 from tests.stubs import StubTrunk
@@ -96,6 +97,15 @@ def _assert_consistent(row, first):
         assert row[f"{name}_seconds"] > 0
         seconds = row[f"{name}_seconds"] / first[f"{name}_seconds"]
         assert row[f"{name}_ratio"] == pytest.approx(seconds, rel=0.1)
+
+
+def test_collectives_are_those_of_all_devices(monkeypatch):
+    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+    monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)
+    figure = benchmark_collectives.collective_figure("trunk=stub name=global width=16", 32, 1, 8)
+    assert (figure["devices"], figure["fsdp"]) == (8, 8)
+    assert 0 < figure["collective_bytes"]["all-gather"] <= figure["split_parameter_bytes"]
+    assert figure["split_parameter_bytes"] <= figure["parameter_bytes"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from experiments import benchmark_collectives
 from experiments.configs import common
 from mgmtn_jax import losses, optimization, partitioning, training
 from mgmtn_jax.attributes import CELEBA, AttributeSet
@@ -47,11 +48,11 @@ def test_mask_loss_is_zero_for_right_masks_and_skips_guessed_landmarks():
     assert losses.mask_loss(half_wrong, masks, np.array([False, False])) == 0.0
 
 
-def _setup(config):
+def _setup(config, parameters_at_use=None):
     build = network_builder(config, ATTRIBUTES)
     optimizer, schedule = optimization.create_optimizer(config, 30)
     step = training.make_train_step(
-        functional.create(build), optimizer, schedule, config, ATTRIBUTES
+        functional.create(build, parameters_at_use), optimizer, schedule, config, ATTRIBUTES
     )
     init = jax.jit(
         lambda key: training.init_state(build, optimizer, key, averaged=config.train.ema > 0),
@@ -128,22 +129,35 @@ def test_ten_steps_are_the_same_on_one_device_and_on_a_mesh(fsdp, monkeypatch):
     config = tiny_config(dropout=0.0, trunk="stub")
     # Adam's first step is the gradient's sign, which rounding decides where a gradient is zero.
     config.optimizer.name = "sgd"
+    mesh = partitioning.create_mesh(-1, fsdp, batch_size=8)
     step, state = _setup(config)
+    spread_step, _ = _setup(config, partitioning.replicated(mesh) if fsdp > 1 else None)
     batch = tiny_batch(num_attributes=3)
 
-    mesh = partitioning.create_mesh(-1, fsdp, batch_size=8)
     shardings = partitioning.state_shardings(mesh, state)
-    if fsdp > 1:
-        specs = {sharding.spec for sharding in jax.tree.leaves(shardings["params"])}
-        assert len(specs) > 1, "nothing is sharded"
-    alone_step = jax.jit(step, compiler_options=FAST_COMPILE)
-    spread_step = jax.jit(
-        step,
-        in_shardings=(shardings, partitioning.batch_sharding(mesh)),
-        out_shardings=(shardings, partitioning.replicated(mesh)),
-        compiler_options=FAST_COMPILE,
-    )
     alone, spread = state, jax.device_put(state, shardings)
+    alone_step = jax.jit(step, compiler_options=FAST_COMPILE)
+    spread_step = (
+        jax.jit(
+            spread_step,
+            in_shardings=(shardings, partitioning.batch_sharding(mesh)),
+            out_shardings=(shardings, partitioning.replicated(mesh)),
+        )
+        .lower(spread, partitioning.shard_batch(mesh, batch))
+        .compile(FAST_COMPILE)
+    )
+    # Gradients are summed once, and nothing is gathered but the parameters that are split.
+    leaves = list(
+        zip(jax.tree.leaves(state["params"]), jax.tree.leaves(shardings["params"]), strict=True)
+    )
+    split = sum(leaf.nbytes for leaf, s in leaves if s.spec)
+    assert (split > 0) == (fsdp > 1)
+    moved = benchmark_collectives.collective_bytes(spread_step.as_text())
+    statistics = sum(leaf.nbytes for leaf in jax.tree.leaves(state["batch_stats"]))
+    assert moved["all-reduce"] < sum(leaf.nbytes for leaf, _ in leaves) + 4 * statistics + 200
+    assert moved.get("all-gather", 0) <= split
+    assert set(moved) <= {"all-reduce", "all-gather"}
+
     for _ in range(10):
         alone, scalars = alone_step(alone, batch)
         spread, spread_scalars = spread_step(spread, partitioning.shard_batch(mesh, batch))

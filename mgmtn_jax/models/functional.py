@@ -44,9 +44,16 @@ def _to_state(tree: Mapping[str, Any]) -> dict[str | int, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network without its arrays: hashable, and a pure function of them."""
+    """A network without its arrays: hashable, and a pure function of them.
+
+    Attributes:
+      graphdef: its structure.
+      parameters_at_use: where its parameters are brought before anything is computed with them;
+        None leaves it to XLA.
+    """
 
     graphdef: nnx.GraphDef
+    parameters_at_use: jax.sharding.Sharding | None = None
 
     def __call__(
         self,
@@ -71,6 +78,8 @@ class Network:
         Returns:
           The outputs, and the batch statistics after this batch.
         """
+        if self.parameters_at_use is not None:
+            params = jax.lax.with_sharding_constraint(params, self.parameters_at_use)
         module = nnx.merge(self.graphdef, _to_state(params), _to_state(batch_stats))
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         outputs = module(images, landmarks, train=train, rngs=rngs)
@@ -84,6 +93,10 @@ def init(build: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> tuple[Varia
     return _to_dict(params), _to_dict(batch_stats)
 
 
-def create(build: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+def create(
+    build: Callable[[nnx.Rngs], nnx.Module],
+    parameters_at_use: jax.sharding.Sharding | None = None,
+) -> Network:
     """The structure of the network that `build` makes, without allocating an array."""
-    return Network(nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0)))))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    return Network(graphdef, parameters_at_use)
