@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +150,21 @@ def test_one_bad_file_among_many_costs_one_line(answers, face, tmp_path):
     # A second run does not take the first one's overlays for photographs.
     again, _, _ = answers(tmp_path, aligned=True)
     assert again == lines
+
+
+def die(path, size):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(predictor, tmp_path):
+    files = [
+        save(tmp_path / "in" / f"{number}.png", np.zeros((8, 8), np.uint8)) for number in range(3)
+    ]
+    with (
+        pytest.raises(ChildProcessError, match="was killed; if memory ran out"),
+        photographs.executor(1) as pool,
+    ):
+        photographs.predict(predictor, pool, files, die, tmp_path / "out", batch_size=4)
 
 
 def test_aligned_crops_are_taken_as_they_are(answers, predictor, face, tmp_path):
