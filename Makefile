@@ -62,5 +62,5 @@ $(VENV)/.test: setup.cfg pyproject.toml $(VENV)/.runtime
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(call stage,installing ruff, mypy and pdoc,$(pip) --editable '.[dev]')
+	$(call stage,installing ruff and mypy and pdoc,$(pip) --editable '.[dev]')
 	@touch $@

@@ -50,7 +50,7 @@ def predict_figure(
     """
     size = predictor.config.data.image_size
     find = functools.partial(FaceFinder(0, MAX_PIXELS), size=size)
-    files = photographs.find_images(paths, Path())[:limit]
+    files = photographs.find_images(paths)[:limit]
     found = _find(map, find, files)  # The first time, models are loaded.
     _ask(predictor, found, batch_size)  # And programs compiled.
     seconds = []

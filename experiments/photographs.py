@@ -109,7 +109,7 @@ def predict(
         raise ValueError(f"{unread} of {len(files)} images could not be read")
 
 
-def find_images(paths: Sequence[str], out_dir: Path) -> list[Path]:
+def find_images(paths: Sequence[str], out_dir: Path | None = None) -> list[Path]:
     """The files named, and the images in the folders named and those below, in order of name.
 
     Raises:

@@ -61,8 +61,8 @@ def test_landmarks_compares_the_loop_one_worker_and_several():
     for row, rate in zip(rows, rates, strict=True):
         assert row["faces"] == faces
         assert row["start_seconds"] > 0
-        assert row["times_dlib_loop"] == pytest.approx(rate / loop, rel=0.02)
-        assert row["times_one_worker"] == pytest.approx(rate / one, rel=0.02)
+        assert row["times_dlib_loop"] == pytest.approx(rate / loop, rel=0.02, abs=0.01)
+        assert row["times_one_worker"] == pytest.approx(rate / one, rel=0.02, abs=0.01)
 
 
 def test_step_measures_a_network():

@@ -193,11 +193,12 @@ def test_the_predictor_takes_any_number_of_faces(predictor):
         predictor(images.astype(np.float32))
 
 
-def test_the_benchmark_answers_the_photographs_it_is_given(predictor, face, tmp_path):
+def test_the_benchmark_answers_the_photographs_it_is_given(predictor, face, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for number in range(3):
         save(tmp_path / "in" / f"{number}.png", face)
     figure = benchmark_predict.predict_figure(
-        predictor, [str(tmp_path)], limit=2, batch_size=2, num_workers=1, rounds=1
+        predictor, ["in"], limit=2, batch_size=2, num_workers=1, rounds=1
     )
     assert (figure["images"], figure["faces"]) == (2, 2)
     apart = figure["find_seconds"] + figure["network_seconds"]

@@ -48,17 +48,21 @@ def test_mask_loss_is_zero_for_right_masks_and_skips_guessed_landmarks():
     assert losses.mask_loss(half_wrong, masks, np.array([False, False])) == 0.0
 
 
-def _setup(config, parameters_at_use=None):
-    build = network_builder(config, ATTRIBUTES)
+def _step(config, parameters_at_use=None):
+    network = functional.create(network_builder(config, ATTRIBUTES), parameters_at_use)
     optimizer, schedule = optimization.create_optimizer(config, 30)
-    step = training.make_train_step(
-        functional.create(build, parameters_at_use), optimizer, schedule, config, ATTRIBUTES
-    )
+    return training.make_train_step(network, optimizer, schedule, config, ATTRIBUTES)
+
+
+def _setup(config):
+    """The step, and the state before the first."""
+    build = network_builder(config, ATTRIBUTES)
+    optimizer, _ = optimization.create_optimizer(config, 30)
     init = jax.jit(
         lambda key: training.init_state(build, optimizer, key, averaged=config.train.ema > 0),
         compiler_options=FAST_COMPILE,
     )
-    return step, init(jax.random.key(0))
+    return _step(config), init(jax.random.key(0))
 
 
 @pytest.fixture
@@ -121,58 +125,72 @@ def test_a_face_and_its_mirror_image_are_told_alike(monkeypatch):
     assert difference() < 1e-5
 
 
-@pytest.mark.parametrize("fsdp", [1, 4])
-def test_ten_steps_are_the_same_on_one_device_and_on_a_mesh(fsdp, monkeypatch):
-    monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)
-    # Its norms are those of the mask decoder and the fusion, and compile faster than a trunk's.
-    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+@pytest.fixture(scope="module")
+def stub_trunk():
+    with pytest.MonkeyPatch.context() as patch:
+        # The norms left are those of the mask decoder and the fusion: they compile faster.
+        patch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+        yield
+
+
+@pytest.fixture(scope="module")
+def alone(stub_trunk):
+    """Ten steps on one device: the config, the state before, what each said, the state after."""
     config = tiny_config(dropout=0.0, trunk="stub")
     # Adam's first step is the gradient's sign, which rounding decides where a gradient is zero.
     config.optimizer.name = "sgd"
-    mesh = partitioning.create_mesh(-1, fsdp, batch_size=8)
-    step, state = _setup(config)
-    spread_step, _ = _setup(config, partitioning.replicated(mesh) if fsdp > 1 else None)
-    batch = tiny_batch(num_attributes=3)
+    step, before = _setup(config)
+    step, state, rows = jax.jit(step, compiler_options=FAST_COMPILE), before, []
+    for _ in range(10):
+        state, scalars = step(state, tiny_batch(num_attributes=3))
+        rows.append(scalars)
+    return config, before, rows, state
 
-    shardings = partitioning.state_shardings(mesh, state)
-    alone, spread = state, jax.device_put(state, shardings)
-    alone_step = jax.jit(step, compiler_options=FAST_COMPILE)
-    spread_step = (
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_ten_steps_are_the_same_on_one_device_and_on_a_mesh(fsdp, alone, monkeypatch):
+    monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)
+    config, before, rows, after = alone
+    mesh = partitioning.create_mesh(-1, fsdp, batch_size=8)
+    whole = partitioning.replicated(mesh)
+    shardings = partitioning.state_shardings(mesh, before)
+    state = jax.device_put(before, shardings)
+    batch = partitioning.shard_batch(mesh, tiny_batch(num_attributes=3))
+    step = (
         jax.jit(
-            spread_step,
+            _step(config, whole if fsdp > 1 else None),
             in_shardings=(shardings, partitioning.batch_sharding(mesh)),
-            out_shardings=(shardings, partitioning.replicated(mesh)),
+            out_shardings=(shardings, whole),
         )
-        .lower(spread, partitioning.shard_batch(mesh, batch))
+        .lower(state, batch)
         .compile(FAST_COMPILE)
     )
     # Gradients are summed once, and nothing is gathered but the parameters that are split.
     leaves = list(
-        zip(jax.tree.leaves(state["params"]), jax.tree.leaves(shardings["params"]), strict=True)
+        zip(jax.tree.leaves(before["params"]), jax.tree.leaves(shardings["params"]), strict=True)
     )
-    split = sum(leaf.nbytes for leaf, s in leaves if s.spec)
+    split = sum(leaf.nbytes for leaf, sharding in leaves if sharding.spec)
     assert (split > 0) == (fsdp > 1)
-    moved = benchmark_collectives.collective_bytes(spread_step.as_text())
-    statistics = sum(leaf.nbytes for leaf in jax.tree.leaves(state["batch_stats"]))
+    moved = benchmark_collectives.collective_bytes(step.as_text())
+    statistics = sum(leaf.nbytes for leaf in jax.tree.leaves(before["batch_stats"]))
     assert moved["all-reduce"] < sum(leaf.nbytes for leaf, _ in leaves) + 4 * statistics + 200
     assert moved.get("all-gather", 0) <= split
     assert set(moved) <= {"all-reduce", "all-gather"}
 
-    for _ in range(10):
-        alone, scalars = alone_step(alone, batch)
-        spread, spread_scalars = spread_step(spread, partitioning.shard_batch(mesh, batch))
-        for name, value in scalars.items():
-            np.testing.assert_allclose(spread_scalars[name], value, rtol=1e-5, err_msg=name)
+    for expected in rows:
+        state, scalars = step(state, batch)
+        for name, value in expected.items():
+            np.testing.assert_allclose(scalars[name], value, rtol=1e-5, err_msg=name)
     for stats in ("params", "batch_stats"):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
-            alone[stats],
-            spread[stats],
+            after[stats],
+            state[stats],
         )
 
 
-def test_training_learns_one_batch_by_heart():
-    config = tiny_config(dropout=0.0)
+def test_training_learns_one_batch_by_heart(stub_trunk):
+    config = tiny_config(dropout=0.0, trunk="stub")
     config.optimizer.weight_decay = 0.0
     config.optimizer.learning_rate = 2e-2
     step, state = _setup(config)
@@ -184,7 +202,7 @@ def test_training_learns_one_batch_by_heart():
         rows.append(jax.device_get(scalars))
     assert int(state["step"]) == 30
     assert rows[-1]["attribute_loss"] < 0.5 * rows[0]["attribute_loss"]
-    assert rows[-1]["mask_loss"] < 0.6 * rows[0]["mask_loss"]
+    assert rows[-1]["mask_loss"] < 0.7 * rows[0]["mask_loss"]
     assert rows[0]["learning_rate"] < rows[5]["learning_rate"] > rows[-1]["learning_rate"]
 
 
