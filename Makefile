@@ -40,7 +40,7 @@ lint: $(VENV)/.dev ## check style, format and types
 	$(python) -m mypy
 
 docs: $(VENV)/.dev ## render the docstrings as pages, into build/docs
-	@PDOC_ALLOW_EXEC=1 $(python) -m pdoc mgmtn_jax landmarks --docformat google --output-directory build/docs
+	@PDOC_ALLOW_EXEC=1 $(python) -W ignore -m pdoc mgmtn_jax landmarks --docformat google --output-directory build/docs
 	@echo "Open build/docs/index.html in a browser."
 
 clean: ## remove the virtual environment, the demo and all caches

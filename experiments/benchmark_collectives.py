@@ -47,6 +47,9 @@ def collective_figure(
         lambda: benchmark_step.noise(config.data.image_size, config.data.batch_size)
     )
     network = functional.create(build, whole if fsdp > 1 else None)
+    # What is sent is decided before the code is optimized, which takes CPU compilers minutes.
+    on_cpu = jax.default_backend() == "cpu"
+    options: dict[str, Any] | None = {"xla_backend_optimization_level": 0} if on_cpu else None
     program = (
         jax.jit(
             training.make_train_step(network, optimizer, schedule, config, CELEBA),
@@ -55,8 +58,7 @@ def collective_figure(
             donate_argnums=0,
         )
         .lower(state, batch)
-        # What is sent is decided before the code is optimized, which takes minutes.
-        .compile({"xla_backend_optimization_level": 0} if _on_cpu() else None)
+        .compile(options)
     )
     placed = zip(
         jax.tree.leaves(state["params"]), jax.tree.leaves(shardings["params"]), strict=True
@@ -85,7 +87,3 @@ def collective_bytes(program: str) -> dict[str, int]:
         for dimensions in re.findall(r"f32\[([\d,]*)\]", shapes):
             total[kind] += 4 * math.prod(int(size) for size in dimensions.split(",") if size)
     return dict(total)
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"

@@ -7,6 +7,7 @@ import logging as standard_logging
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -31,7 +32,8 @@ def run(command: Callable[..., None], *, arguments: bool = False) -> None:
         if len(argv) > 1 and not arguments:
             raise app.UsageError(f"unexpected argument {argv[1]!r}")
         logging.get_absl_handler().addFilter(_is_ours)
-        if _COMPILATION_CACHE.value and jax.config.jax_compilation_cache_dir is None:
+        known: Any = jax.config  # Its fields are made when it is imported.
+        if _COMPILATION_CACHE.value and known.jax_compilation_cache_dir is None:
             folder = os.path.expanduser(_COMPILATION_CACHE.value)
             jax.config.update("jax_compilation_cache_dir", folder)
         try:
