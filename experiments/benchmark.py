@@ -51,12 +51,12 @@ _DATA_DIR = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string("workdir", None, "predict: the training run.")
 _SPLIT = flags.DEFINE_string("split", "train", "input: the split that is read.")
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", 224, "input, step: side of the crops in pixels.", lower_bound=1
+    "image_size", 224, "input, step, collectives: side of the crops in pixels.", lower_bound=1
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,
-    "input, predict, step: faces in a batch. By default 64, 8 of step, and 2 of collectives.",
+    "Faces in a batch. By default 64, in step 8; in collectives 2 for each device.",
     lower_bound=1,
 )
 _NUM_THREADS = flags.DEFINE_integer(
@@ -83,7 +83,7 @@ _NUM_WORKERS = flags.DEFINE_integer(
 _VARIANTS = flags.DEFINE_list(
     "variants",
     list(benchmark_step.VARIANTS),
-    "step: networks, separated by commas; of each, `field=value` of config.model, by spaces.",
+    "step, collectives: networks, by commas; of each, `field=value` of config.model, by spaces.",
 )
 _FSDP = flags.DEFINE_integer(
     "fsdp", 1, "collectives: devices that share each large parameter.", lower_bound=1

@@ -46,7 +46,7 @@ def collective_figure(
     batch = jax.eval_shape(
         lambda: benchmark_step.noise(config.data.image_size, config.data.batch_size)
     )
-    network = functional.create(build, whole if fsdp > 1 else None)
+    network = functional.create(build, partitioning.parameters_at_use(mesh))
     # What is sent is decided before the code is optimized, which takes CPU compilers minutes.
     on_cpu = jax.default_backend() == "cpu"
     options: dict[str, Any] | None = {"xla_backend_optimization_level": 0} if on_cpu else None
@@ -81,9 +81,15 @@ def collective_figure(
 
 
 def collective_bytes(program: str) -> dict[str, int]:
-    """Kind of collective -> bytes of float32 that those of a compiled program return."""
+    """Kind of collective -> bytes that those of a compiled program return.
+
+    Args:
+      program: as XLA prints it. Of a collective that runs beside the computation, the end counts:
+        what its start returns includes what goes in.
+    """
     total: collections.Counter[str] = collections.Counter()
-    for shapes, kind in re.findall(rf" = (.*?) ({_KINDS})(?:-start)?\(", program):
-        for dimensions in re.findall(r"f32\[([\d,]*)\]", shapes):
-            total[kind] += 4 * math.prod(int(size) for size in dimensions.split(",") if size)
+    for shapes, kind in re.findall(rf" = (.*?) ({_KINDS})(?:-done)?\(", program):
+        for bits, dimensions in re.findall(r"[a-z]+(\d+)\w*\[([\d,]*)\]", shapes):
+            elements = math.prod(int(size) for size in dimensions.split(",") if size)
+            total[kind] += elements * int(bits) // 8
     return dict(total)

@@ -50,8 +50,9 @@ _NUM_WORKERS = flags.DEFINE_integer(
     "Processes, at most, that read images, find faces and draw overlays.",
     lower_bound=1,
 )
-_FILES_WORTH_A_WORKER = 16  # It takes about as long to start.
 _MAX_PIXELS = flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Refuse larger images.", lower_bound=1)
+
+_FILES_WORTH_A_WORKER = 16  # It takes about as long to start.
 
 
 def main(*paths: str) -> None:

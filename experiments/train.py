@@ -83,11 +83,7 @@ def train_and_evaluate(
     # --- mesh, network, optimizer
     mesh = partitioning.create_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
     build = network_builder(config, attributes)
-    # Split parameters are gathered where they are used. Left to itself, XLA may leave them as they
-    # are and gather activations instead, which grow with the batch.
-    network = functional.create(
-        build, partitioning.replicated(mesh) if config.mesh.fsdp > 1 else None
-    )
+    network = functional.create(build, partitioning.parameters_at_use(mesh))
     optimizer, schedule = optimization.create_optimizer(config, num_steps)
 
     # --- state: its shape and place first, so that it is created or restored where it belongs

@@ -75,6 +75,14 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     return jax.tree.map(sharding, state)
 
 
+def parameters_at_use(mesh: Mesh) -> NamedSharding | None:
+    """Where a step brings split parameters before it computes: whole to each device.
+
+    Left to itself, XLA may leave them split and gather activations, which grow with the batch.
+    """
+    return replicated(mesh) if mesh.shape["fsdp"] > 1 else None
+
+
 def with_shardings(shapes: Any, shardings: Any) -> Any:
     """A tree of `jax.ShapeDtypeStruct` that also say where the arrays lie.
 

@@ -18,7 +18,7 @@ def tune(
     """For each attribute the threshold of the highest balanced accuracy.
 
     It lies halfway between two neighbouring probabilities; of equally good ones it is the nearest
-    to 0.5. An attribute whose known labels are all the same keeps 0.5.
+    to 0.5. An attribute that no threshold tells apart keeps 0.5.
 
     Args:
       probabilities: of yes, in 0..1.

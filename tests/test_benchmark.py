@@ -99,6 +99,17 @@ def _assert_consistent(row, first):
         assert row[f"{name}_ratio"] == pytest.approx(seconds, rel=0.1)
 
 
+def test_collectives_are_counted_once_and_by_their_width():
+    program = """
+  %a = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce(%x, %y), to_apply=%add
+  %b = (f32[2]{0}, f32[16]{0}) all-gather-start(%a), dimensions={0}
+  %c = f32[16]{0} all-gather-done(%b)
+  %d = f32[] all-reduce(%z)
+"""
+    counted = benchmark_collectives.collective_bytes(program)
+    assert counted == {"all-reduce": 24 + 8 + 4, "all-gather": 64}
+
+
 def test_collectives_are_those_of_all_devices(monkeypatch):
     monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
     monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)

@@ -134,6 +134,22 @@ def test_evaluation_needs_the_folder_alone_and_any_number_of_devices(
             ["-m", "experiments.evaluate", *arguments, f"--out={out}", "--batch_size=4"],
             environment | {"XLA_FLAGS": flags},
         )
+    flattered = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "experiments.evaluate",
+            *arguments,
+            f"--out={out}",
+            "--tune_on=test",
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert flattered.returncode == 1
+    assert flattered.stderr.endswith("would flatter it: tune on another\n")
     for name in ("metrics.json", "predictions.csv"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "8" / name).read_bytes()
 

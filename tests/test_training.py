@@ -158,7 +158,7 @@ def test_ten_steps_are_the_same_on_one_device_and_on_a_mesh(fsdp, alone, monkeyp
     batch = partitioning.shard_batch(mesh, tiny_batch(num_attributes=3))
     step = (
         jax.jit(
-            _step(config, whole if fsdp > 1 else None),
+            _step(config, partitioning.parameters_at_use(mesh)),
             in_shardings=(shardings, partitioning.batch_sharding(mesh)),
             out_shardings=(shardings, whole),
         )
