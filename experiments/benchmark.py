@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 from absl import app, flags
 
@@ -91,6 +92,15 @@ _FSDP = flags.DEFINE_integer(
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements; the median counts.", lower_bound=1)
 
 
+def _print(figure: dict[str, Any]) -> None:
+    """Four digits are more than can be measured again."""
+    shown = {
+        name: float(f"{value:.4g}") if isinstance(value, float) else value
+        for name, value in figure.items()
+    }
+    print(json.dumps(shown), flush=True)
+
+
 def measure_input() -> None:
     """Batches a training step would be fed with, beside tf.data (if installed) and Pillow."""
     if _DATA_DIR.value is None:
@@ -102,9 +112,9 @@ def measure_input() -> None:
         _BATCH_SIZE.value or 64,
         _NUM_THREADS.value,
     )
-    print(json.dumps(benchmark_input.decode_rate(setting)), flush=True)
+    _print(benchmark_input.decode_rate(setting))
     for figure in benchmark_input.figures(setting, _NUM_BATCHES.value, _ROUNDS.value):
-        print(json.dumps(figure), flush=True)
+        _print(figure)
 
 
 def measure_landmarks() -> None:
@@ -112,7 +122,7 @@ def measure_landmarks() -> None:
     for figure in benchmark_landmarks.landmark_figures(
         _SOURCE.value, _DATA_DIR.value, _LIMIT.value, _NUM_WORKERS.value, _ROUNDS.value
     ):
-        print(json.dumps(figure), flush=True)
+        _print(figure)
 
 
 def measure_step() -> None:
@@ -120,7 +130,7 @@ def measure_step() -> None:
     for figure in benchmark_step.step_figures(
         _VARIANTS.value, _IMAGE_SIZE.value, _BATCH_SIZE.value or 8, _ROUNDS.value
     ):
-        print(json.dumps(figure), flush=True)
+        _print(figure)
 
 
 def measure_predict() -> None:
@@ -137,7 +147,7 @@ def measure_predict() -> None:
         _NUM_WORKERS.value,
         _ROUNDS.value,
     )
-    print(json.dumps(figure), flush=True)
+    _print(figure)
 
 
 def measure_collectives() -> None:
@@ -146,7 +156,7 @@ def measure_collectives() -> None:
         figure = benchmark_collectives.collective_figure(
             variant, _IMAGE_SIZE.value, _BATCH_SIZE.value or 2, _FSDP.value
         )
-        print(json.dumps(figure), flush=True)
+        _print(figure)
 
 
 BENCHMARKS = {

@@ -65,8 +65,8 @@ def figures(setting: Setting, num_batches: int, rounds: int) -> Iterator[dict[st
             "figure": "input",
             "reader": name,
             **setting._asdict(),
-            "images_per_second": round(wall, 1),
-            "images_per_second_and_core": round(cpu, 1),
+            "images_per_second": wall,
+            "images_per_second_and_core": cpu,
         }
 
 
@@ -189,4 +189,4 @@ def decode_rate(setting: Setting, count: int = 2000) -> dict[str, Any]:
     for image in images:
         decode_image(image)
     rate = len(images) / (time.process_time() - begin)
-    return {"figure": "decode", **setting._asdict(), "images_per_second_and_core": round(rate, 1)}
+    return {"figure": "decode", **setting._asdict(), "images_per_second_and_core": rate}

@@ -78,8 +78,8 @@ def landmark_figures(
             "runner": f"stage, workers: {count}" if count else "dlib loop",
             "source": source,
             "faces": len(images.keys),
-            "start_seconds": round(statistics.median(starts), 2),
-            "faces_per_second": round(statistics.median(rates), 1),
+            "start_seconds": statistics.median(starts),
+            "faces_per_second": statistics.median(rates),
             "times_dlib_loop": _times(timings[count], timings[0]),
             "times_one_worker": _times(timings[count], timings[1]),
         }
@@ -87,8 +87,7 @@ def landmark_figures(
 
 def _times(timings: Sequence[_Timing], others: Sequence[_Timing]) -> float:
     pairs = zip(timings, others, strict=True)
-    ratio = statistics.median(a.faces_per_second / b.faces_per_second for a, b in pairs)
-    return round(ratio, 3)
+    return statistics.median(a.faces_per_second / b.faces_per_second for a, b in pairs)
 
 
 def _as_files(source: Source, folder: str) -> Source:

@@ -71,13 +71,13 @@ def predict_figure(
         "images": len(files),
         "faces": len(found),
         "num_workers": num_workers,
-        "find_seconds": round(one, 3),
-        "find_seconds_by_workers": round(many, 3),
-        "network_seconds": round(network, 3),
-        "seconds": round(whole, 3),
-        "images_per_second": round(len(files) / whole, 1),
-        "ratio": round(statistics.median(ratio for ratio, _ in apart), 3),
-        "ratio_by_workers": round(statistics.median(ratio for _, ratio in apart), 3),
+        "find_seconds": one,
+        "find_seconds_by_workers": many,
+        "network_seconds": network,
+        "seconds": whole,
+        "images_per_second": len(files) / whole,
+        "ratio": statistics.median(ratio for ratio, _ in apart),
+        "ratio_by_workers": statistics.median(ratio for _, ratio in apart),
     }
 
 

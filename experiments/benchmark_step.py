@@ -90,12 +90,12 @@ def step_figures(
             "image_size": image_size,
             "batch_size": batch_size,
             **subject.figures,
-            "forward_seconds": round(forward_seconds, 5),
-            "step_seconds": round(step_seconds, 5),
-            "images_per_second": round(batch_size / step_seconds, 2),
-            "multiply_adds_ratio": work_of_first and round(work / work_of_first, 3),
-            "forward_ratio": round(forward_ratio, 3),
-            "step_ratio": round(step_ratio, 3),
+            "forward_seconds": forward_seconds,
+            "step_seconds": step_seconds,
+            "images_per_second": batch_size / step_seconds,
+            "multiply_adds_ratio": work_of_first and work / work_of_first,
+            "forward_ratio": forward_ratio,
+            "step_ratio": step_ratio,
         }
 
 
