@@ -106,6 +106,8 @@ def _as_files(source: Source, folder: str) -> Source:
 def _time_stage(task: Task, source: Source, num_workers: int) -> _Timing:
     """What `landmarks.precompute` does between reading the labels and writing the summary."""
     plan = shards.plan_shards(source, num_workers * _SHARDS_PER_WORKER)
+    if len(plan) < num_workers:
+        raise ValueError(f"--limit={len(source.keys)} faces are too few for {num_workers} workers")
     all_begun, faces = 0.0, 0
 
     def count(workers_begun: int, faces_done: int) -> None:
@@ -119,13 +121,8 @@ def _time_stage(task: Task, source: Source, num_workers: int) -> _Timing:
         task = dataclasses.replace(task, out_dir=os.path.join(folder, "faces"))
         work_folder.begin(task.out_dir, {})
         begin = time.perf_counter()
-        workers.make_shards(task, source, plan, num_workers, count)
+        workers.make_shards(task, source, plan, num_workers, count, together=True)
         end = time.perf_counter()
-    if not faces:
-        raise ValueError(
-            f"--limit={len(source.keys)} faces are too few to time {num_workers} workers: they "
-            "were done before the last one had begun"
-        )
     return _Timing(all_begun - begin, faces / (end - all_begun))
 
 

@@ -43,6 +43,8 @@ def make_shards(
     missing: Sequence[Shard],
     num_workers: int,
     on_progress: Callable[[int, int], None],
+    *,
+    together: bool = False,
 ) -> None:
     """Makes shards in worker processes, none of which is left when this returns or raises.
 
@@ -53,6 +55,8 @@ def make_shards(
       num_workers: how many processes.
       on_progress: called with the number of workers that have loaded their models, and the number
         of faces done since the last call.
+      together: whether the first worker waits for the last to have loaded its models, as one who
+        measures them wants it.
 
     Raises:
       StageError: if a worker died.
@@ -62,9 +66,11 @@ def make_shards(
     waiting = collections.deque(sorted(missing, key=lambda shard: -len(shard.indices)))
     workers: dict[Any, multiprocessing.process.BaseProcess] = {}
     begun = set()
+    idle: list[Any] = []
     try:
         with inherited_by_workers():
-            for _ in range(min(num_workers, len(missing))):
+            num_workers = min(num_workers, len(missing))
+            for _ in range(num_workers):
                 connection, process = _start(task, source)
                 workers[connection] = process
         while workers:
@@ -72,12 +78,15 @@ def make_shards(
                 report = _receive(connection, workers[connection])
                 if report.waiting:
                     begun.add(connection)
+                    idle.append(connection)
+                while idle and (len(begun) == num_workers or not together):
+                    worker = idle.pop()
                     if waiting:
                         shard = waiting.popleft()
-                        _send(connection, (shard, source.faces(shard.indices)))
+                        _send(worker, (shard, source.faces(shard.indices)))
                     else:
-                        _send(connection, None)
-                        workers.pop(connection).join()
+                        _send(worker, None)
+                        workers.pop(worker).join()
                 on_progress(len(begun), report.faces)
     finally:
         for process in workers.values():

