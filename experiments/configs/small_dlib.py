@@ -4,9 +4,16 @@
     python -m experiments.train --config=experiments/configs/small_dlib.py \\
         --workdir=runs/lfwa --config.data.dir=data/lfwa
 
-The trunk starts with weights that come with the landmark model, so nothing is downloaded.
+The trunk starts with weights that come with the landmark model, so nothing is downloaded. 10,000
+faces of CelebA at half size take 5 epochs, --config.train.num_epochs=5, and give 90.24 % on 995
+test faces (our own split, three seeds), 89.81 % without masks and groups.
 
 5.66 M parameters; 0.18 G multiply-adds a face (XLA's count).
+
+One core of an AMD EPYC server, Python 3.12, data.cache=ram, 48 images a second, 25.5 minutes:
+87.97 % mean accuracy on 982 validation faces of other persons (our own split of LFWA), mask IoU
+0.907. The baseline is the same with --config.model.name=global: 86.83 %. One run each, with
+train.seed=1; docs/experiments.md has more, and how the recipe was found.
 """
 
 import ml_collections
@@ -21,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.pretrained = "dlib"
     config.model.width = 32
     config.optimizer.trunk_scale = 0.25
-    config.train.num_epochs = 8.0
+    config.train.num_epochs = 14.0
     config.train.ema = 0.995
     config.evaluation.mirror = True
     # So few epochs learn too little, not too much: what makes faces harder costs accuracy.
