@@ -134,13 +134,15 @@ def test_nothing_is_fetched_and_the_page_is_small(text, page):
     assert page.open == []
 
 
-def test_every_attribute_is_in_the_table_by_falling_gain_with_unknown_ones_last(page):
+def test_every_attribute_is_in_the_table_by_falling_gain_with_unknown_ones_last(text, page):
     rows = [row for row in page.rows if len(row) == 10][1:]
     assert sorted(row[0].replace(" ", "_") for row in rows) == sorted(CELEBA.names)
     gains = [float(row[2].replace("−", "-")) for row in rows[:-1]]
     assert gains == sorted(gains, reverse=True)
     assert rows[-1][0] == "5 o Clock Shadow"
     assert rows[-1][2:] == ["–"] * 8
+    # One attribute has no label: it has a dash and no bar.
+    assert text.count('<i style="width:', text.index("<tbody>"), text.index("</tbody>")) == 39
 
 
 def test_columns_are_sorted_by_buttons_that_say_so(page):
