@@ -29,7 +29,7 @@ from ml_collections import config_flags
 
 from experiments import ablation_cells, ablation_table, cli
 from experiments.ablation_cells import Run
-from mgmtn_jax import checkpointing, optimization
+from mgmtn_jax import optimization, workdir
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.data.storage import is_local
 
@@ -78,7 +78,7 @@ def ablate(
     ablation_cells.check(config, attributes, seeds)
 
     with _locked(out):
-        ablation_cells.claim(out, checkpointing.run_metadata(config, attributes, num_examples))
+        ablation_cells.claim(out, workdir.run_metadata(config, attributes, num_examples))
         runs = ablation_cells.plan(out, seeds, config.train.seed)
         failed = []
         for number, run in enumerate(runs, 1):
@@ -159,7 +159,7 @@ def _write_table(out: Path, runs: Sequence[Run], labels: ablation_table.Labels, 
         title=f"Ablation on {split}, {len(labels.keys)} faces",
         provenance={
             "Command": f"`{shlex.join(['python', '-m', 'experiments.ablate', *sys.argv[1:]])}`",
-            "Code": checkpointing.git_revision(),
+            "Code": workdir.git_revision(),
             "Finished": f"{sum(map(len, finished.values()))} of {len(runs)} trainings",
         },
     )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from mgmtn_jax import checkpointing
+from mgmtn_jax import workdir
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.models.aml import MASK_PARTS
 from mgmtn_jax.models.build import network_builder
@@ -113,7 +113,7 @@ def claim(out: Path, metadata: Mapping[str, Any]) -> None:
     """
     path = out / "config.json"
     if path.exists():
-        differing = checkpointing.differing_fields(json.loads(path.read_text()), metadata)
+        differing = workdir.differing_fields(json.loads(path.read_text()), metadata)
         if differing:
             raise ValueError(f"{out} holds another ablation: {'; '.join(differing)}")
     path.write_text(json.dumps(metadata, indent=1))

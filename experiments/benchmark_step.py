@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from experiments.configs import common
-from mgmtn_jax import optimization, training
+from mgmtn_jax import optimization, prediction, training
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
@@ -132,7 +132,7 @@ def _prepare(config: ml_collections.ConfigDict) -> _Subject:
     def predict(
         params: functional.Variables, batch_stats: functional.Variables, images: jax.Array
     ) -> list[jax.Array]:
-        outputs, _ = network(params, batch_stats, training.normalize(images, dtype))
+        outputs, _ = network(params, batch_stats, prediction.normalize(images, dtype))
         return [jax.nn.sigmoid(logits) for logits in outputs if logits is not None]
 
     lowered = jax.jit(predict).lower(state["params"], state["batch_stats"], batch["image"])
@@ -159,7 +159,7 @@ def _prepare(config: ml_collections.ConfigDict) -> _Subject:
     return _Subject(figures, (forward, train))
 
 
-def _fill(shapes: training.State) -> training.State:
+def _fill(shapes: functional.State) -> functional.State:
     """A state whose activations keep their size. `init_state` takes XLA longer than the step."""
     rng = np.random.default_rng(0)
 

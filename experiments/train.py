@@ -29,6 +29,7 @@ from mgmtn_jax import (
     distributed,
     optimization,
     partitioning,
+    prediction,
     pretraining,
     profiling,
     progress,
@@ -95,8 +96,8 @@ def train_and_evaluate(
 
     # --- resume: the config is compared before the arrays are read, because its message is the
     # clearer one
-    metadata = checkpointing.run_metadata(config, attributes, num_examples)
-    checkpointing.claim_workdir(workdir, metadata)
+    metadata = workdir.run_metadata(config, attributes, num_examples)
+    workdir.claim_workdir(workdir, metadata)
     checkpoints = checkpointing.Checkpoints(
         workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
     )
@@ -145,7 +146,7 @@ def train_and_evaluate(
         step_flops / 1e9,
     )
     eval_step = jax.jit(
-        training.make_eval_step(network, config),
+        prediction.make_eval_step(network, config),
         in_shardings=(shardings["params"], shardings["batch_stats"], batch_sharding),
         out_shardings=replicated,
     )

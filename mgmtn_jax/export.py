@@ -21,7 +21,7 @@ from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.data import alignment
 from mgmtn_jax.inference import Predictor
 from mgmtn_jax.models.functional import Variables
-from mgmtn_jax.training import make_predict
+from mgmtn_jax.prediction import make_predict
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _SEPARATOR = "/"

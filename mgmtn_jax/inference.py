@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
-from mgmtn_jax import checkpointing, partitioning, training
+from mgmtn_jax import checkpointing, partitioning, prediction
 from mgmtn_jax.attributes import REGIONS, AttributeSet
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
@@ -118,7 +118,7 @@ class Predictor:
         batch, whole = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
         placed = jax.tree.map(lambda leaf: leaf.sharding, model)
         self._eval_step = jax.jit(
-            training.make_eval_step(network, config),
+            prediction.make_eval_step(network, config),
             in_shardings=(placed["params"], placed["batch_stats"], batch),
             out_shardings=whole,
         )

@@ -23,10 +23,10 @@ from etils import epath
 
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.inference import Predictor
-from mgmtn_jax.models.dlib_resnet import load_dlib
+from mgmtn_jax.models.dlib_weights import load_dlib
+from mgmtn_jax.models.functional import State
+from mgmtn_jax.models.imagenet_weights import load_imagenet
 from mgmtn_jax.models.layers import IMAGE_MEAN, IMAGE_STD
-from mgmtn_jax.models.pretrained import load_imagenet
-from mgmtn_jax.training import State
 
 _HEADS = ("head", "heads")
 

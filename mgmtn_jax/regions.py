@@ -22,6 +22,8 @@ Coordinates are pixel indices of the crop, x then y: 0 is the center of the firs
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,3 +223,11 @@ def rasterize(
         inside = [inside_polygon(points, polygon) for polygon in polygons[region]]
         masks.append(jnp.any(jnp.stack(inside), axis=0))
     return jnp.stack(masks, axis=-1)
+
+
+def draw_masks(
+    points: Float[Array, "b 68 2"], image_size: int, mask_size: int
+) -> Bool[Array, "b m m 8"]:
+    """The regions of each face, drawn inside the step: see `rasterize`."""
+    draw = functools.partial(rasterize, image_size=image_size, mask_size=mask_size)
+    return jax.vmap(draw)(points)

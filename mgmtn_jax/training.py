@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
 
 from mgmtn_jax import losses
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.data.alignment import FLIP_INDEX
 from mgmtn_jax.models import functional
-from mgmtn_jax.models.aml import Landmarks, draw_masks
-from mgmtn_jax.models.layers import IMAGE_MEAN, IMAGE_STD
+from mgmtn_jax.models.functional import State
+from mgmtn_jax.models.layers import Landmarks
 from mgmtn_jax.optimization import Schedule
-
-State = dict[str, Any]
-"""step int32, params, batch_stats, opt_state, and, if `train.ema` is above 0, ema, averaged params.
-The key of a step's dropout is a function of (seed, step), so there is no generator to carry."""
-
-
-def normalize(images: UInt8[Array, "b s s 3"], dtype: jnp.dtype) -> Float[Array, "b s s 3"]:
-    """Grey levels to zero mean and unit variance, on the device: uint8 is a quarter of float32."""
-    scaled = (images.astype(jnp.float32) - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
-    return scaled.astype(dtype)
+from mgmtn_jax.prediction import normalize
+from mgmtn_jax.regions import draw_masks
 
 
 def init_state(
@@ -166,71 +155,3 @@ def make_train_step(
         return new_state, scalars
 
     return train_step
-
-
-def _mirror(landmarks: Landmarks, image_size: int) -> Landmarks:
-    points = landmarks.points[:, FLIP_INDEX] * jnp.array([-1.0, 1.0])
-    return landmarks._replace(points=points + jnp.array([image_size - 1.0, 0.0]))
-
-
-def make_predict(
-    network: functional.Network, config: ml_collections.ConfigDict
-) -> Callable[..., tuple[Float[Array, "b a"], Float[Array, "b m m r"] | None]]:
-    """Returns `predict(params, batch_stats, faces, landmarks) -> (probabilities, mask_logits)`.
-
-    It takes uint8 faces; the landmarks are needed by oracle masks alone and may be None otherwise.
-    The probabilities are the mean over the face and its mirror image if `evaluation.mirror` says
-    so.
-    """
-    dtype, image_size = jnp.dtype(config.model.dtype), config.data.image_size
-
-    def predict(
-        params: functional.Variables,
-        batch_stats: functional.Variables,
-        faces: UInt8[Array, "b s s 3"],
-        landmarks: Landmarks | None,
-    ) -> tuple[Float[Array, "b a"], Float[Array, "b m m r"] | None]:
-        images = normalize(faces, dtype)
-        outputs, _ = network(params, batch_stats, images, landmarks)
-        probabilities = jax.nn.sigmoid(outputs.attribute_logits)
-        if config.evaluation.mirror:
-            if landmarks is not None:
-                landmarks = _mirror(landmarks, image_size)
-            mirrored, _ = network(params, batch_stats, images[:, :, ::-1], landmarks)
-            probabilities = (probabilities + jax.nn.sigmoid(mirrored.attribute_logits)) / 2
-        return probabilities, outputs.mask_logits
-
-    return predict
-
-
-def make_eval_step(
-    network: functional.Network, config: ml_collections.ConfigDict
-) -> Callable[[functional.Variables, functional.Variables, dict[str, jax.Array]], dict]:
-    """Returns `eval_step(params, batch_stats, batch) -> dict`, pure and ready for `jax.jit`.
-
-    The dict holds `probabilities` (b, A); for networks that predict masks also `masks` (b, M, M, 8)
-    probabilities, and per face and region the cells in `intersection` and `union` (b, 8) with the
-    drawn regions, zero where the landmarks are a guess or the row is padding. `attributes`, `index`
-    and `valid` come back as they were, so that they stay beside their rows on every process.
-    """
-    predict, image_size = make_predict(network, config), config.data.image_size
-
-    def eval_step(
-        params: functional.Variables,
-        batch_stats: functional.Variables,
-        batch: dict[str, jax.Array],
-    ) -> dict[str, jax.Array]:
-        landmarks = Landmarks(batch["landmarks"], batch["landmarks_valid"])
-        probabilities, mask_logits = predict(params, batch_stats, batch["image"], landmarks)
-        result = {"probabilities": probabilities}
-        result |= {name: batch[name] for name in ("attributes", "index", "valid") if name in batch}
-        if mask_logits is not None:
-            predicted = mask_logits > 0
-            drawn = draw_masks(batch["landmarks"], image_size, predicted.shape[1])
-            counted = batch["landmarks_valid"][:, None]
-            result["masks"] = jax.nn.sigmoid(mask_logits)
-            result["intersection"] = (predicted & drawn).sum((1, 2)) * counted
-            result["union"] = (predicted | drawn).sum((1, 2)) * counted
-        return result
-
-    return eval_step

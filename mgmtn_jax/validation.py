@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from mgmtn_jax import inference, metrics
 from mgmtn_jax.data import pipeline
-from mgmtn_jax.training import State
+from mgmtn_jax.models.functional import State
 
 
 def validate(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import ablation_cells, ablation_table
-from mgmtn_jax import checkpointing, comparison, metrics
+from mgmtn_jax import comparison, metrics, workdir
 from mgmtn_jax.attributes import CELEBA
 from tests.dotted_faces import write_dataset
 from tests.tiny import tiny_config
@@ -160,10 +160,10 @@ def test_all_cells_of_a_two_stage_training_build_and_a_part_is_no_start():
 
 
 def test_a_folder_belongs_to_one_config(tmp_path):
-    metadata = checkpointing.run_metadata(tiny_config(), CELEBA, 100)
+    metadata = workdir.run_metadata(tiny_config(), CELEBA, 100)
     ablation_cells.claim(tmp_path, metadata)
     ablation_cells.claim(tmp_path, metadata)
-    other = checkpointing.run_metadata(tiny_config(width=16), CELEBA, 100)
+    other = workdir.run_metadata(tiny_config(width=16), CELEBA, 100)
     with pytest.raises(ValueError, match=r"another ablation: model\.width is 8 there and 16 here$"):
         ablation_cells.claim(tmp_path, other)
 

@@ -12,7 +12,7 @@ from dotted_faces import write_dataset
 from experiments import benchmark_collectives, benchmark_step
 from mgmtn_jax import partitioning
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.models import trunks
+from mgmtn_jax.models import build
 from tests.stubs import StubTrunk
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,7 @@ def test_step_measures_a_network():
 
 
 def test_step_compares_networks_with_the_first(monkeypatch):
-    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+    monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
     monkeypatch.setattr(benchmark_step, "CELEBA", AttributeSet.create(["Smiling", "Eyeglasses"]))
     variants = ["trunk=stub name=global", "trunk=stub mask_width=4 group_width=4"]
     plain, ours = benchmark_step.step_figures(variants, 32, 2, 1)
@@ -111,7 +111,7 @@ def test_collectives_are_counted_once_and_by_their_width():
 
 
 def test_collectives_are_those_of_all_devices(monkeypatch):
-    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+    monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
     monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)
     figure = benchmark_collectives.collective_figure("trunk=stub name=global width=16", 32, 1, 8)
     assert (figure["devices"], figure["fsdp"]) == (8, 8)

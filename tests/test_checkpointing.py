@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from mgmtn_jax import checkpointing, manifest, metric_writer
+from mgmtn_jax import checkpointing, manifest, metric_writer, workdir
 from mgmtn_jax.attributes import CELEBA
 from tests.tiny import tiny_config
 
@@ -141,15 +141,15 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 
 def test_only_fields_that_change_the_numbers_count_as_different():
-    saved = checkpointing.run_metadata(tiny_config(), CELEBA, 100)
+    saved = workdir.run_metadata(tiny_config(), CELEBA, 100)
     current = copy.deepcopy(saved)
     current["config"]["data"]["dir"] = "moved"
     current["config"]["mesh"]["fsdp"] = 4
     current["revision"] = "another"
-    assert checkpointing.differing_fields(json.loads(json.dumps(saved)), current) == []
+    assert workdir.differing_fields(json.loads(json.dumps(saved)), current) == []
     current["config"]["optimizer"]["name"] = "sgd"
     current["num_examples"] = 101
-    assert checkpointing.differing_fields(saved, current) == [
+    assert workdir.differing_fields(saved, current) == [
         "num_examples is 100 there and 101 here",
         "optimizer.name is 'adamw' there and 'sgd' here",
     ]

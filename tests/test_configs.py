@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from experiments.configs import common
-from mgmtn_jax import optimization, training
+from mgmtn_jax import optimization, prediction, training
 from mgmtn_jax.attributes import CELEBA, AttributeSet
 from mgmtn_jax.data.augmentation import Augmentation
-from mgmtn_jax.models import functional, trunks
-from mgmtn_jax.models.build import network_builder
+from mgmtn_jax.models import functional
+from mgmtn_jax.models.build import TRUNKS, network_builder
 from tests.stubs import StubTrunk, random_variables
 from tests.tiny import tiny_batch
 
@@ -30,7 +30,7 @@ def _module(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps(name, monkeypatch):
-    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+    monkeypatch.setitem(TRUNKS, "stub", StubTrunk)
     config = _module(name).get_config()
     Augmentation(**config.augmentation)
     # A trunk that compiles at once stands for the real one, which is traced below.
@@ -66,7 +66,7 @@ def test_the_full_network_has_the_size_that_is_stated(name):
     network, dtype = functional.create(build), jnp.dtype(config.model.dtype)
 
     def forward(params, batch_stats, images):
-        return network(params, batch_stats, training.normalize(images, dtype))[0]
+        return network(params, batch_stats, prediction.normalize(images, dtype))[0]
 
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     cost = jax.jit(forward).lower(params, batch_stats, images).cost_analysis()

@@ -13,7 +13,8 @@ from landmarks import drawn_faces
 from mgmtn_jax import pretraining
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import functional
-from mgmtn_jax.models.dlib_resnet import DlibResNet, load_dlib
+from mgmtn_jax.models.dlib_resnet import DlibResNet
+from mgmtn_jax.models.dlib_weights import load_dlib
 from mgmtn_jax.models.layers import IMAGE_MEAN, IMAGE_STD
 from tests.tiny import tiny_config
 

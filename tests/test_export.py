@@ -15,18 +15,18 @@ import mgmtn_jax
 from mgmtn_jax import export, metrics, model_card
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.inference import Predictor
-from mgmtn_jax.models import functional, trunks
+from mgmtn_jax.models import build, functional
 from mgmtn_jax.models.build import network_builder
-from mgmtn_jax.training import normalize
+from mgmtn_jax.prediction import normalize
 from tests.stubs import StubTrunk
 from tests.tiny_workdir import ATTRIBUTES, write_workdir
 
 
 @pytest.fixture(scope="module", autouse=True)
 def stub():
-    trunks.TRUNKS["stub"] = StubTrunk
+    build.TRUNKS["stub"] = StubTrunk
     yield
-    del trunks.TRUNKS["stub"]
+    del build.TRUNKS["stub"]
 
 
 @pytest.fixture(scope="module")

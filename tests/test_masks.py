@@ -7,9 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
-from mgmtn_jax import optimization, regions, training
+from mgmtn_jax import optimization, prediction, regions, training
 from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
-from mgmtn_jax.models import aml, build, functional
+from mgmtn_jax.models import aml, build, functional, layers
 from mgmtn_jax.models.unet import UNet, max_pool_2x2
 from tests.stubs import StubTrunk, random_variables
 from tests.tiny import tiny_batch, tiny_config
@@ -47,7 +47,7 @@ def test_every_form_of_masks_fits_the_same_steps(masks, stub_config):
     after, scalars = jax.eval_shape(step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     result = jax.eval_shape(
-        training.make_eval_step(network, config), state["params"], state["batch_stats"], batch
+        prediction.make_eval_step(network, config), state["params"], state["batch_stats"], batch
     )
     assert result["probabilities"].shape == (2, 2)
     # Masks that are not predicted have no loss, no picture and no IoU.
@@ -78,7 +78,7 @@ def test_max_pool_leaves_out_an_odd_last_row():
 
 def test_oracle_masks_are_the_drawn_regions_and_ones_where_landmarks_are_a_guess():
     batch = tiny_batch(3)
-    landmarks = aml.Landmarks(batch["landmarks"], jnp.array([True, False, True]))
+    landmarks = layers.Landmarks(batch["landmarks"], jnp.array([True, False, True]))
     features = [jnp.zeros((3, 8, 8, 1))]
 
     @jax.jit
@@ -99,15 +99,15 @@ def test_an_oracle_network_looks_where_the_landmarks_are(stub_config):
     builder = build.network_builder(stub_config(masks="oracle"), ATTRIBUTES)
     network, variables = functional.create(builder), random_variables(builder)
     batch = tiny_batch(2)
-    images = training.normalize(batch["image"], jnp.float32)
+    images = prediction.normalize(batch["image"], jnp.float32)
     run = jax.jit(network, compiler_options=FAST_COMPILE)
-    landmarks = aml.Landmarks(batch["landmarks"], np.ones(2, bool))
+    landmarks = layers.Landmarks(batch["landmarks"], np.ones(2, bool))
     outputs, _ = run(*variables, images, landmarks)
     moved, _ = run(*variables, images, landmarks._replace(points=landmarks.points + 8))
     assert np.abs(outputs.attribute_logits - moved.attribute_logits).max() > 1e-3
     # A guess moves nothing: both faces of the batch get masks of ones, as in `uniform`.
     guesses = [
-        run(*variables, images, aml.Landmarks(landmarks.points + shift, np.zeros(2, bool)))[0]
+        run(*variables, images, layers.Landmarks(landmarks.points + shift, np.zeros(2, bool)))[0]
         for shift in (0, 8)
     ]
     np.testing.assert_array_equal(guesses[0].attribute_logits, guesses[1].attribute_logits)
@@ -137,7 +137,7 @@ def test_the_attribute_loss_reaches_the_masks_only_if_they_are_trained_jointly(s
     networks = {name: functional.create(builder) for name, builder in builders.items()}
     assert networks["two_stage"] == networks["stop_gradient"]
     params, batch_stats = random_variables(builders["joint"])
-    images = training.normalize(tiny_batch(2)["image"], jnp.float32)
+    images = prediction.normalize(tiny_batch(2)["image"], jnp.float32)
 
     def gradient(network):
         return jax.grad(lambda p: network(p, batch_stats, images)[0].attribute_logits.sum())(params)

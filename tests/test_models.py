@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mgmtn_jax import training
+from mgmtn_jax import prediction
 from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
 from mgmtn_jax.models import build, functional
 from mgmtn_jax.models.build import network_builder
@@ -68,7 +68,7 @@ def test_masked_pool_has_finite_gradients_where_nothing_is_seen():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_outputs(dtype):
     network, params, batch_stats = _create(tiny_config(dtype=dtype))
-    images = training.normalize(tiny_batch(batch_size=2)["image"], jnp.dtype(dtype))
+    images = prediction.normalize(tiny_batch(batch_size=2)["image"], jnp.dtype(dtype))
     outputs, _ = jax.jit(network)(params, batch_stats, images)
     assert outputs.attribute_logits.shape == (2, 40)
     assert outputs.mask_logits.shape == (2, 8, 8, len(REGIONS))
@@ -91,14 +91,14 @@ def test_each_head_answers_for_its_own_attributes():
         params["heads"][str(group)]["bias"] = bias + jnp.array(
             [100.0 * (attributes.names.index(name) + 1) for name in members]
         )
-    images = training.normalize(tiny_batch(batch_size=2)["image"], jnp.float32)
+    images = prediction.normalize(tiny_batch(batch_size=2)["image"], jnp.float32)
     outputs, _ = jax.jit(network)(params, batch_stats, images)
     np.testing.assert_allclose(outputs.attribute_logits, [[100, 200, 300, 400]] * 2, atol=20)
 
 
 def test_evaluation_leaves_batch_statistics_and_training_moves_them():
     network, params, batch_stats = _create(tiny_config(name="global"))
-    images = training.normalize(tiny_batch(batch_size=4)["image"], jnp.float32)
+    images = prediction.normalize(tiny_batch(batch_size=4)["image"], jnp.float32)
     _, kept = jax.jit(network)(params, batch_stats, images)
     _, moved = network(params, batch_stats, images, train=True, dropout_key=jax.random.key(1))
     assert jax.tree.structure(kept) == jax.tree.structure(batch_stats)

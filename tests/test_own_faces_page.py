@@ -15,7 +15,7 @@ from etils import epath
 
 from landmarks import drawn_faces, sources
 from mgmtn_jax.attributes import CELEBA
-from mgmtn_jax.models import trunks
+from mgmtn_jax.models import build
 from tests import small_runs
 from tests.stubs import StubTrunk
 from tests.tiny_workdir import write_workdir
@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
         contextlib.chdir(folder),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+        patch.setitem(build.TRUNKS, "stub", StubTrunk)
         write_workdir(folder / "build" / "demo" / "run", attributes=CELEBA, trunk="stub")
         for language, text in BLOCKS:
             if language == "python":

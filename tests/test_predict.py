@@ -21,7 +21,7 @@ from landmarks import drawn_faces
 from landmarks.detector import LFW_BOX, Detector
 from mgmtn_jax.data import alignment
 from mgmtn_jax.data.images import decode_image
-from mgmtn_jax.models import trunks
+from mgmtn_jax.models import build
 from tests.stubs import StubTrunk
 from tests.tiny_workdir import ATTRIBUTES, write_workdir
 
@@ -30,10 +30,10 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory):
-    trunks.TRUNKS["stub"] = StubTrunk
+    build.TRUNKS["stub"] = StubTrunk
     workdir = write_workdir(tmp_path_factory.mktemp("run"), trunk="stub")
     yield mgmtn_jax.Predictor.from_workdir(workdir)
-    del trunks.TRUNKS["stub"]
+    del build.TRUNKS["stub"]
 
 
 @pytest.fixture

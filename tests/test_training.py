@@ -12,11 +12,11 @@ from jax.sharding import PartitionSpec
 
 from experiments import benchmark_collectives
 from experiments.configs import common
-from mgmtn_jax import losses, optimization, partitioning, training
+from mgmtn_jax import losses, optimization, partitioning, prediction, training
 from mgmtn_jax.attributes import CELEBA, AttributeSet
 from mgmtn_jax.data.alignment import FLIP_INDEX
-from mgmtn_jax.models import functional, trunks
-from mgmtn_jax.models.build import network_builder
+from mgmtn_jax.models import functional
+from mgmtn_jax.models.build import TRUNKS, network_builder
 from tests.stubs import StubTrunk, random_variables
 from tests.tiny import tiny_batch, tiny_config
 
@@ -68,7 +68,7 @@ def _setup(config):
 @pytest.fixture
 def plain_config(monkeypatch):
     """A network without norms, dropout or masks: what it learns of rows is a mean over them."""
-    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+    monkeypatch.setitem(TRUNKS, "stub", StubTrunk)
     config = tiny_config(dropout=0.0, trunk="stub", name="global")
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.5
@@ -104,7 +104,7 @@ def test_averaged_weights_follow_their_definition(plain_config):
 
 
 def test_a_face_and_its_mirror_image_are_told_alike(monkeypatch):
-    monkeypatch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+    monkeypatch.setitem(TRUNKS, "stub", StubTrunk)
     config = tiny_config(trunk="stub", masks="oracle")
     build = network_builder(config, ATTRIBUTES)
     variables = random_variables(build)
@@ -116,7 +116,7 @@ def test_a_face_and_its_mirror_image_are_told_alike(monkeypatch):
     }
 
     def difference():
-        step = jax.jit(training.make_eval_step(functional.create(build), config))
+        step = jax.jit(prediction.make_eval_step(functional.create(build), config))
         one, other = (step(*variables, faces)["probabilities"] for faces in (batch, mirrored))
         return np.abs(one - other).max()
 
@@ -129,7 +129,7 @@ def test_a_face_and_its_mirror_image_are_told_alike(monkeypatch):
 def stub_trunk():
     with pytest.MonkeyPatch.context() as patch:
         # The norms left are those of the mask decoder and the fusion: they compile faster.
-        patch.setitem(trunks.TRUNKS, "stub", StubTrunk)
+        patch.setitem(TRUNKS, "stub", StubTrunk)
         yield
 
 

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from mgmtn_jax.models import layers, resnet
+from mgmtn_jax.models.build import TRUNKS
 from mgmtn_jax.models.resnest import ResNeStBlock
-from mgmtn_jax.models.trunks import TRUNKS
 
 
 @pytest.mark.parametrize("name", ["resnet34d", "resnet50", "resnest50d"])

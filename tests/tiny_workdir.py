@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mgmtn_jax import checkpointing
+from mgmtn_jax import checkpointing, workdir
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.models import build
 from tests.stubs import random_variables
@@ -16,7 +16,7 @@ def write_workdir(folder, step=3, attributes=ATTRIBUTES, seed=0, **model):
     config = tiny_config(**model)
     params, batch_stats = random_variables(build.network_builder(config, attributes), seed)
     state = {"step": step, "params": params, "batch_stats": batch_stats, "opt_state": {}}
-    metadata = checkpointing.run_metadata(config, attributes, num_examples=8)
+    metadata = workdir.run_metadata(config, attributes, num_examples=8)
     checkpoints = checkpointing.Checkpoints(folder, keep=2, keep_best=0)
     checkpoints.save(step, state, metadata)
     checkpoints.close()

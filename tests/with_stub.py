@@ -6,10 +6,10 @@
 import runpy
 import sys
 
-from mgmtn_jax.models import trunks
+from mgmtn_jax.models import build
 from tests.stubs import StubTrunk
 
 if __name__ == "__main__":
-    trunks.TRUNKS["stub"] = StubTrunk
+    build.TRUNKS["stub"] = StubTrunk
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "mgmtn"  # mgmtn | global | global_multiscale: see mgmtn_jax.models.mgmtn
-    model.trunk = "resnet18"  # a name of mgmtn_jax.models.trunks.TRUNKS
+    model.trunk = "resnet18"  # a name of mgmtn_jax.models.build.TRUNKS
     model.pretrained = ""  # what the trunk starts with: see mgmtn_jax.pretraining
     model.width = 64  # channels of the stem: 64 is the standard network
     model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters stay float32

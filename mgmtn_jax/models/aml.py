@@ -20,11 +20,11 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from mgmtn_jax import regions
 from mgmtn_jax.attributes import REGIONS
-from mgmtn_jax.models.layers import ConvNorm
+from mgmtn_jax.models.layers import ConvNorm, Landmarks
+from mgmtn_jax.regions import draw_masks
 
 MASK_TRAINING = ("stop_gradient", "joint", "two_stage")
 """How masks are trained.
@@ -44,18 +44,6 @@ learns attributes on a trunk that has seen masks alone. A U-Net is a network of 
 trunk is free. Parameters are frozen to the bit; running BatchNorm statistics go on being measured,
 of layers that no longer move. All of this is ours.
 """
-
-
-class Landmarks(NamedTuple):
-    """What is known of where the faces are.
-
-    Attributes:
-      points: x then y, in pixels of the crop.
-      valid: False for faces whose landmarks are a guess.
-    """
-
-    points: Float[Array, "b 68 2"]
-    valid: Bool[Array, " b"]
 
 
 class Masks(NamedTuple):
@@ -82,14 +70,6 @@ class MaskNetwork(Protocol):
         *,
         train: bool,
     ) -> Masks: ...
-
-
-def draw_masks(
-    points: Float[Array, "b 68 2"], image_size: int, mask_size: int
-) -> Bool[Array, "b m m 8"]:
-    """The regions of each face, drawn inside the step: see `regions.rasterize`."""
-    draw = functools.partial(regions.rasterize, image_size=image_size, mask_size=mask_size)
-    return jax.vmap(draw)(points)
 
 
 class FCNHead(nnx.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 
 import jax.numpy as jnp
@@ -17,11 +18,24 @@ from mgmtn_jax.models.aml import (
     OracleMasks,
     UniformMasks,
 )
+from mgmtn_jax.models.dlib_resnet import DlibResNet
 from mgmtn_jax.models.fusion import FUSIONS
 from mgmtn_jax.models.g2ff import fused_stages
+from mgmtn_jax.models.layers import Trunk
 from mgmtn_jax.models.mgmtn import MGMTN, GlobalNetwork
-from mgmtn_jax.models.trunks import TRUNKS
+from mgmtn_jax.models.resnest import ResNeSt
+from mgmtn_jax.models.resnet import ResNet
 from mgmtn_jax.models.unet import UNet
+
+TRUNKS: dict[str, Callable[..., Trunk]] = {
+    **{
+        name: functools.partial(family, name)
+        for family in (ResNet, ResNeSt)
+        for name in family.blocks
+    },
+    "dlib_resnet29": DlibResNet,
+}
+"""Trunk name -> its constructor, called as `TRUNKS[name](width=..., dtype=..., rngs=...)`."""
 
 CHOICES: dict[str, Collection[str]] = {
     "name": ("mgmtn", "global", "global_multiscale"),

@@ -15,11 +15,15 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mgmtn_jax.models.aml import Landmarks
-from mgmtn_jax.models.mgmtn import Outputs
+from mgmtn_jax.models.layers import Landmarks, Outputs
 
 Variables = dict[str, Any]
 """A nested dict of arrays whose keys are strings, as Orbax and safetensors want them."""
+
+
+State = dict[str, Any]
+"""step int32, params, batch_stats, opt_state, and, if `train.ema` is above 0, ema, averaged params.
+The key of a step's dropout is a function of (seed, step), so there is no generator to carry."""
 
 
 def _to_dict(state: nnx.State) -> Variables:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 FLOAT32 = jnp.dtype(jnp.float32)
 
@@ -18,6 +18,31 @@ IMAGE_STD = (58.395, 57.12, 57.375)
 trained on."""
 
 HE_NORMAL = jax.nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+
+
+class Landmarks(NamedTuple):
+    """What is known of where the faces are.
+
+    Attributes:
+      points: x then y, in pixels of the crop.
+      valid: False for faces whose landmarks are a guess.
+    """
+
+    points: Float[Array, "b 68 2"]
+    valid: Bool[Array, " b"]
+
+
+class Outputs(NamedTuple):
+    """What a network returns.
+
+    Attributes:
+      attribute_logits: (batch, A) float32, in the order of the attribute set.
+      mask_logits: (batch, M, M, 8) float32 in the order of `REGIONS`, on the grid of the mask
+        network; None for networks that predict no masks.
+    """
+
+    attribute_logits: Float[Array, "b a"]
+    mask_logits: Float[Array, "b m m r"] | None
 
 
 class Trunk(Protocol):

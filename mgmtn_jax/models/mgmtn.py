@@ -16,7 +16,6 @@ have no mask loss, so the trunk of neither is taught where the regions are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +24,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.models.aml import Landmarks, MaskNetwork
+from mgmtn_jax.models.aml import MaskNetwork
 from mgmtn_jax.models.g2ff import G2FF, fused_stages
-from mgmtn_jax.models.layers import FLOAT32, Trunk
-
-
-class Outputs(NamedTuple):
-    """What a network returns.
-
-    Attributes:
-      attribute_logits: (batch, A) float32, in the order of the attribute set.
-      mask_logits: (batch, M, M, 8) float32 in the order of `REGIONS`, on the grid of the mask
-        network; None for networks that predict no masks.
-    """
-
-    attribute_logits: Float[Array, "b a"]
-    mask_logits: Float[Array, "b m m r"] | None
+from mgmtn_jax.models.layers import FLOAT32, Landmarks, Outputs, Trunk
 
 
 class GlobalNetwork(nnx.Module):

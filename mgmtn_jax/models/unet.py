@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mgmtn_jax.models.aml import Landmarks, Masks
-from mgmtn_jax.models.layers import ConvNorm
+from mgmtn_jax.models.aml import Masks
+from mgmtn_jax.models.layers import ConvNorm, Landmarks
 
 DEPTH = 4  # times the grid is halved
 

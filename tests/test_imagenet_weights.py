@@ -15,10 +15,10 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from mgmtn_jax.models import functional, pretrained
+from mgmtn_jax.models import functional, imagenet_weights
+from mgmtn_jax.models.build import TRUNKS
 from mgmtn_jax.models.resnest import ResNeSt
 from mgmtn_jax.models.resnet import ResNet
-from mgmtn_jax.models.trunks import TRUNKS
 from tests.goldens.random_weights import random_image, random_weights
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -65,7 +65,7 @@ def published(tmp_path):
 @pytest.mark.parametrize("name", sorted({*ResNet.blocks, *ResNeSt.blocks} - {*WITH_FEATURES}))
 def test_names_and_shapes_are_the_published_ones(name):
     params, batch_stats = _abstract(name)
-    ours = pretrained.published_shapes(params, batch_stats)
+    ours = imagenet_weights.published_shapes(params, batch_stats)
     expected = {
         key: shape
         for key, shape in _golden(name)[1].items()
@@ -79,7 +79,7 @@ def test_names_and_shapes_are_the_published_ones(name):
 def test_features_equal_timm_s(name, published):
     golden, shapes = _golden(name)
     path = published(shapes)
-    params, batch_stats = pretrained.load_imagenet(path, *_abstract(name))
+    params, batch_stats = imagenet_weights.load_imagenet(path, *_abstract(name))
     network = functional.create(lambda _: _TrunkAlone(name))
     forward = jax.jit(network, compiler_options={"xla_backend_optimization_level": 0})
     features, _ = forward({"trunk": params}, {"trunk": batch_stats}, random_image())
@@ -104,16 +104,16 @@ def test_what_does_not_fit_is_listed_in_one_sentence(published):
         "of another shape: layer1.0.conv1.weight (3, 3, 64, 64) for (64, 64, 3, 3)"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
-        pretrained.load_imagenet(path, *_abstract("resnet18"))
+        imagenet_weights.load_imagenet(path, *_abstract("resnet18"))
 
 
 def test_only_the_standard_width_and_whole_files_are_taken(published):
     path = published({"conv1.weight": (64, 3, 7, 7)})
     with pytest.raises(ValueError, match="fit trunks of width 64, and this one has 32"):
-        pretrained.load_imagenet(path, *_abstract("resnest50d", width=32))
+        imagenet_weights.load_imagenet(path, *_abstract("resnest50d", width=32))
     standard = _abstract("resnet18")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="is no safetensors file that NumPy can hold"):
-        pretrained.load_imagenet(path, *standard)
+        imagenet_weights.load_imagenet(path, *standard)
     with pytest.raises(FileNotFoundError, match="absent"):
-        pretrained.load_imagenet(path.parent / "absent", *standard)
+        imagenet_weights.load_imagenet(path.parent / "absent", *standard)
