@@ -27,11 +27,13 @@ from absl import flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from experiments import ablation_cells, ablation_table, cli
-from experiments.ablation_cells import Run
-from mgmtn_jax import optimization, workdir
+from experiments import cli
+from experiments.ablation.cells import CELLS, Run, check, claim, parse_seeds, plan
+from experiments.ablation.table import Labels, read_labels, summarize, write
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.data.storage import is_local
+from mgmtn_jax.runs.workdir import git_revision, run_metadata
+from mgmtn_jax.training import optimization
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The full network, one of experiments/configs/*.py."
@@ -39,7 +41,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _OUT = flags.DEFINE_string("out", None, "Local folder for the trainings and the table.")
 _CELLS = flags.DEFINE_list(
     "cells",
-    list(ablation_cells.CELLS),
+    list(CELLS),
     "Which to train; the first is what the others are compared with.",
 )
 _SEEDS = flags.DEFINE_list(
@@ -72,14 +74,14 @@ def ablate(
         raise ValueError(f"--out={out_dir} must be a local folder")
     out = Path(out_dir)
     attributes = schema.load_attribute_set(config.data.dir)
-    labels = ablation_table.read_labels(config.data.dir, split)
+    labels = read_labels(config.data.dir, split)
     num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
     num_steps = optimization.num_steps(config, num_examples)
-    ablation_cells.check(config, attributes, seeds)
+    check(config, attributes, seeds)
 
     with _locked(out):
-        ablation_cells.claim(out, workdir.run_metadata(config, attributes, num_examples))
-        runs = ablation_cells.plan(out, seeds, config.train.seed)
+        claim(out, run_metadata(config, attributes, num_examples))
+        runs = plan(out, seeds, config.train.seed)
         failed = []
         for number, run in enumerate(runs, 1):
             name = f"cell {number} of {len(runs)}: {run.cell}, seed {run.seed}"
@@ -145,7 +147,7 @@ def _call(arguments: Sequence[str]) -> int:
         raise
 
 
-def _write_table(out: Path, runs: Sequence[Run], labels: ablation_table.Labels, split: str) -> None:
+def _write_table(out: Path, runs: Sequence[Run], labels: Labels, split: str) -> None:
     """Writes the table of what is finished, once the baseline is."""
     finished: dict[str, list[Path]] = {cell: [] for cell in dict.fromkeys(r.cell for r in runs)}
     for run in runs:
@@ -153,13 +155,13 @@ def _write_table(out: Path, runs: Sequence[Run], labels: ablation_table.Labels, 
             finished[run.cell].append(run.workdir / split)
     if not finished[runs[0].cell]:
         return
-    ablation_table.write(
+    write(
         out,
-        ablation_table.summarize({k: v for k, v in finished.items() if v}, labels),
+        summarize({k: v for k, v in finished.items() if v}, labels),
         title=f"Ablation on {split}, {len(labels.keys)} faces",
         provenance={
             "Command": f"`{shlex.join(['python', '-m', 'experiments.ablate', *sys.argv[1:]])}`",
-            "Code": workdir.git_revision(),
+            "Code": git_revision(),
             "Finished": f"{sum(map(len, finished.values()))} of {len(runs)} trainings",
         },
     )
@@ -191,7 +193,7 @@ def _main() -> None:
                 *(f"--config.{field}={value}" for field, value in overrides.items()),
             ],
             _OUT.value,
-            ablation_cells.parse_seeds(_CELLS.value, _SEEDS.value),
+            parse_seeds(_CELLS.value, _SEEDS.value),
             _SPLIT.value,
         )
     except KeyboardInterrupt:

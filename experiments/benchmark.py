@@ -35,16 +35,14 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import (
-    benchmark_collectives,
-    benchmark_input,
-    benchmark_landmarks,
-    benchmark_predict,
-    benchmark_step,
-    cli,
-)
+from experiments import cli
+from experiments.benchmarks.collectives import collective_figure
+from experiments.benchmarks.input import Setting, decode_rate, figures
+from experiments.benchmarks.landmarks import landmark_figures
+from experiments.benchmarks.predict import predict_figure
+from experiments.benchmarks.step import VARIANTS, step_figures
 from landmarks.sources import SOURCES
-from mgmtn_jax.inference import Predictor
+from mgmtn_jax.evaluation.predictor import Predictor
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "input: a data set folder. landmarks: folder of the source. predict: images."
@@ -83,7 +81,7 @@ _NUM_WORKERS = flags.DEFINE_integer(
 )
 _VARIANTS = flags.DEFINE_list(
     "variants",
-    list(benchmark_step.VARIANTS),
+    list(VARIANTS),
     "step, collectives: networks, by commas; of each, `field=value` of config.model, by spaces.",
 )
 _FSDP = flags.DEFINE_integer(
@@ -105,21 +103,21 @@ def measure_input() -> None:
     """Batches a training step would be fed with, beside tf.data (if installed) and Pillow."""
     if _DATA_DIR.value is None:
         raise app.UsageError("the benchmark `input` needs --data_dir, a data set folder")
-    setting = benchmark_input.Setting(
+    setting = Setting(
         _DATA_DIR.value,
         _SPLIT.value,
         _IMAGE_SIZE.value,
         _BATCH_SIZE.value or 64,
         _NUM_THREADS.value,
     )
-    _print(benchmark_input.decode_rate(setting))
-    for figure in benchmark_input.figures(setting, _NUM_BATCHES.value, _ROUNDS.value):
+    _print(decode_rate(setting))
+    for figure in figures(setting, _NUM_BATCHES.value, _ROUNDS.value):
         _print(figure)
 
 
 def measure_landmarks() -> None:
     """The landmark stage with one and with several workers, beside a bare loop over dlib."""
-    for figure in benchmark_landmarks.landmark_figures(
+    for figure in landmark_figures(
         _SOURCE.value, _DATA_DIR.value, _LIMIT.value, _NUM_WORKERS.value, _ROUNDS.value
     ):
         _print(figure)
@@ -127,7 +125,7 @@ def measure_landmarks() -> None:
 
 def measure_step() -> None:
     """What networks cost, beside the first of them."""
-    for figure in benchmark_step.step_figures(
+    for figure in step_figures(
         _VARIANTS.value, _IMAGE_SIZE.value, _BATCH_SIZE.value or 8, _ROUNDS.value
     ):
         _print(figure)
@@ -139,7 +137,7 @@ def measure_predict() -> None:
         raise app.UsageError(
             "the benchmark `predict` needs --workdir, a training run, and --data_dir"
         )
-    figure = benchmark_predict.predict_figure(
+    figure = predict_figure(
         Predictor.from_workdir(_WORKDIR.value),
         [_DATA_DIR.value],
         _LIMIT.value,
@@ -153,9 +151,7 @@ def measure_predict() -> None:
 def measure_collectives() -> None:
     """What devices send each other in a step."""
     for variant in _VARIANTS.value:
-        figure = benchmark_collectives.collective_figure(
-            variant, _IMAGE_SIZE.value, _BATCH_SIZE.value or 2, _FSDP.value
-        )
+        figure = collective_figure(variant, _IMAGE_SIZE.value, _BATCH_SIZE.value or 2, _FSDP.value)
         _print(figure)
 
 

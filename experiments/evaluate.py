@@ -28,17 +28,12 @@ import numpy as np
 from absl import flags, logging
 from etils import epath
 
-from experiments import cli, evaluation_sheets
-from mgmtn_jax import (
-    comparison,
-    inference,
-    metric_writer,
-    metrics,
-    reporting,
-    slices,
-    thresholds,
-)
+from experiments import cli
 from mgmtn_jax.data import pipeline, schema
+from mgmtn_jax.evaluation import comparison, metrics, slices, thresholds
+from mgmtn_jax.evaluation.predictor import Predictions, Predictor, predict_split
+from mgmtn_jax.report import face_sheets, html_report
+from mgmtn_jax.runs.history import read_history
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The training run to evaluate.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
@@ -132,15 +127,15 @@ def evaluate(
             predictor.attributes.names,
             probabilities,
         )
-    faces = evaluation_sheets.choose(predictor, predictions, data_dir, split, _NUM_FACES.value)
+    faces = face_sheets.choose(predictor, predictions, data_dir, split, _NUM_FACES.value)
     if jax.process_index() == 0:
-        path = reporting.write_report(
+        path = html_report.write_report(
             out / "report",
             title=f"{predictor.config.model.name} on {split}, {num_examples} faces",
             metrics=summary,
             probabilities=probabilities,
             attributes=attributes,
-            history=metric_writer.read_history(workdir),
+            history=read_history(workdir),
             sheets=faces,
             provenance={
                 "Command": shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]]),
@@ -152,11 +147,9 @@ def evaluate(
         logging.info("report: %s", path)
 
 
-def _restore(
-    workdir: epath.PathLike, step: int | None, data_dir: epath.PathLike
-) -> inference.Predictor:
+def _restore(workdir: epath.PathLike, step: int | None, data_dir: epath.PathLike) -> Predictor:
     """A network that predicts the attributes of the data set, in its order."""
-    predictor = inference.Predictor.from_workdir(workdir, step)
+    predictor = Predictor.from_workdir(workdir, step)
     attributes = schema.load_attribute_set(data_dir)
     if attributes.names != predictor.attributes.names:
         differing = set(attributes.names) ^ set(predictor.attributes.names)
@@ -167,14 +160,12 @@ def _restore(
     return predictor
 
 
-def _predict(
-    predictor: inference.Predictor, data_dir: epath.PathLike, split: str
-) -> inference.Predictions:
+def _predict(predictor: Predictor, data_dir: epath.PathLike, split: str) -> Predictions:
     """One pass over the split."""
     # So many on each device, not in all: every device computes the same shape in the same order of
     # operations, and the figures do not depend on how many there are, to the last bit.
     batch_size = _BATCH_SIZE.value * jax.device_count()
-    return inference.predict_split(
+    return predict_split(
         predictor.eval_step,
         pipeline.evaluation_batches(
             data_dir,
@@ -190,9 +181,7 @@ def _predict(
     )
 
 
-def _comparison(
-    this: inference.Predictions, other: inference.Predictions, names: Sequence[str]
-) -> dict[str, Any]:
+def _comparison(this: Predictions, other: Predictions, names: Sequence[str]) -> dict[str, Any]:
     """What another network makes of the same faces, and the difference this one makes in points;
     attributes by the size of theirs."""
     difference = comparison.paired_bootstrap(

@@ -19,7 +19,7 @@ from __future__ import annotations
 from absl import flags
 
 from experiments import cli
-from mgmtn_jax import export
+from mgmtn_jax.export.artifact import export_run
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The training run whose network is exported.", required=True
@@ -32,4 +32,4 @@ _METRICS = flags.DEFINE_string("metrics", None, "metrics.json of experiments.eva
 
 
 if __name__ == "__main__":
-    cli.run(lambda: export.export_run(_WORKDIR.value, _STEP.value, _OUT.value, _METRICS.value))
+    cli.run(lambda: export_run(_WORKDIR.value, _STEP.value, _OUT.value, _METRICS.value))

@@ -26,10 +26,11 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli, photographs
-from experiments.faces import AlignedCrop, FaceFinder, Find
+from experiments import cli
+from experiments.photographs.faces import AlignedCrop, FaceFinder, Find
+from experiments.photographs.prediction import executor, find_images, predict
 from mgmtn_jax.data.images import MAX_PIXELS
-from mgmtn_jax.inference import Predictor
+from mgmtn_jax.evaluation.predictor import Predictor
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The training run whose network predicts.", required=True
@@ -57,9 +58,9 @@ _FILES_WORTH_A_WORKER = 16  # It takes about as long to start.
 
 def main(*paths: str) -> None:
     out_dir = Path(_OUT.value)
-    files = photographs.find_images(paths, out_dir)
+    files = find_images(paths, out_dir)
     num_workers = min(_NUM_WORKERS.value, len(files) // _FILES_WORTH_A_WORKER)
-    with photographs.executor(num_workers) as pool:  # They load their models meanwhile.
+    with executor(num_workers) as pool:  # They load their models meanwhile.
         predictor = Predictor.from_workdir(_WORKDIR.value, _STEP.value)
         if _ALIGNED.value and predictor.needs_landmarks:
             raise ValueError("this network draws its masks from landmarks: leave out --aligned")
@@ -68,7 +69,7 @@ def main(*paths: str) -> None:
             if _ALIGNED.value
             else FaceFinder(_UPSAMPLE.value, _MAX_PIXELS.value)
         )
-        photographs.predict(predictor, pool, files, find, out_dir, batch_size=_BATCH_SIZE.value)
+        predict(predictor, pool, files, find, out_dir, batch_size=_BATCH_SIZE.value)
 
 
 if __name__ == "__main__":

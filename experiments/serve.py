@@ -17,9 +17,10 @@ import os
 import uvicorn
 from absl import flags, logging
 
-from experiments import cli, web_app
+from experiments import cli
+from experiments.photographs import web_app
 from mgmtn_jax.data.images import MAX_PIXELS
-from mgmtn_jax.inference import Predictor
+from mgmtn_jax.evaluation.predictor import Predictor
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The training run whose network answers.", required=True

@@ -24,24 +24,19 @@ from jax.sharding import NamedSharding
 from ml_collections import config_flags
 
 from experiments import cli
-from mgmtn_jax import (
-    checkpointing,
-    distributed,
-    optimization,
-    partitioning,
-    prediction,
-    pretraining,
-    profiling,
-    progress,
-    training,
-    validation,
-)
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.data.augmentation import Augmentation
-from mgmtn_jax.metric_writer import MetricWriter
+from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
+from mgmtn_jax.runs import distributed, partitioning
+from mgmtn_jax.runs.checkpoints import Checkpoints
+from mgmtn_jax.runs.history import MetricWriter
+from mgmtn_jax.training import optimization, profiling, progress
+from mgmtn_jax.training.initialization import with_pretrained
+from mgmtn_jax.training.step import init_state, make_train_step
+from mgmtn_jax.training.validation import validate
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment, one of experiments/configs/*.py."
@@ -88,7 +83,7 @@ def train_and_evaluate(
     optimizer, schedule = optimization.create_optimizer(config, num_steps)
 
     # --- state: its shape and place first, so that it is created or restored where it belongs
-    init = functools.partial(training.init_state, build, optimizer, averaged=config.train.ema > 0)
+    init = functools.partial(init_state, build, optimizer, averaged=config.train.ema > 0)
     key = jax.random.key(config.train.seed)
     abstract_state = jax.eval_shape(init, key)
     shardings = partitioning.state_shardings(mesh, abstract_state)
@@ -98,7 +93,7 @@ def train_and_evaluate(
     # clearer one
     metadata = workdir.run_metadata(config, attributes, num_examples)
     workdir.claim_workdir(workdir, metadata)
-    checkpoints = checkpointing.Checkpoints(
+    checkpoints = Checkpoints(
         workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
     )
     state = checkpoints.restore_latest(abstract_state)
@@ -107,7 +102,7 @@ def train_and_evaluate(
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         state = jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
         if config.model.pretrained:
-            started = pretraining.with_pretrained(config.model, attributes, state)
+            started = with_pretrained(config.model, attributes, state)
             state = jax.device_put(started, shardings)
     start_step = int(state["step"])
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
@@ -131,7 +126,7 @@ def train_and_evaluate(
     batch_sharding, replicated = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
     train_step = (
         jax.jit(
-            training.make_train_step(network, optimizer, schedule, config, attributes),
+            make_train_step(network, optimizer, schedule, config, attributes),
             in_shardings=(shardings, batch_sharding),
             out_shardings=(shardings, replicated),
             donate_argnums=0,
@@ -201,7 +196,7 @@ def train_and_evaluate(
             if evaluating := done % evaluate_every == 0 or last:
                 jax.block_until_ready(state)  # what is still running is training, not evaluation
                 with speed.paused():
-                    validated = validation.validate(config, mesh, eval_step, state)
+                    validated = validate(config, mesh, eval_step, state)
                 is_best = checkpoints.is_best(validated["accuracy"])
                 writer.write(done, "validation", validated)
                 logging.info("validation: %s", progress.terms(validated))

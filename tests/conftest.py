@@ -6,8 +6,9 @@ And what it may ask for: a bucket.
 import os
 
 import pytest
-from bucket import Bucket
 from etils import epath
+
+from tests.helpers.bucket import Bucket
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import ablation_cells, ablation_table
-from mgmtn_jax import comparison, metrics, workdir
+from experiments.ablation.cells import CELLS, check, claim, parse_seeds, plan
+from experiments.ablation.table import Labels, summarize, write
 from mgmtn_jax.attributes import CELEBA
-from tests.dotted_faces import write_dataset
-from tests.tiny import tiny_config
+from mgmtn_jax.evaluation import comparison, metrics
+from mgmtn_jax.runs.workdir import run_metadata
+from tests.helpers.dotted_faces import write_dataset
+from tests.helpers.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
 NUM_FACES, NUM_STEPS = 16, 24
@@ -110,7 +112,7 @@ def test_the_table_averages_seeds_and_compares_with_the_first_cell(tmp_path):
         for cell, seeds in evaluations.items()
     }
     folders = {cell: [tmp_path / name for name in seeds] for cell, seeds in evaluations.items()}
-    rows = ablation_table.summarize(folders, ablation_table.Labels(keys, labels))
+    rows = summarize(folders, Labels(keys, labels))
     baseline, other = rows
 
     accuracies = [summary["mean_accuracy"] for summary in summaries["global"]]
@@ -122,7 +124,7 @@ def test_the_table_averages_seeds_and_compares_with_the_first_cell(tmp_path):
     hair = [summary["per_group"]["hair"]["accuracy"] for summary in summaries["global"]]
     assert baseline.per_group["hair"] == pytest.approx(np.mean(hair))
 
-    ablation_table.write(tmp_path, rows, title="Ablation", provenance={"Command": "`python`"})
+    write(tmp_path, rows, title="Ablation", provenance={"Command": "`python`"})
     with (tmp_path / "ablation.csv").open() as file:
         fields = list(csv.DictReader(file))
     assert [row["difference"] for row in fields] == ["", f"{other.difference.mean:.4f}"]
@@ -131,12 +133,12 @@ def test_the_table_averages_seeds_and_compares_with_the_first_cell(tmp_path):
     assert "+AML+G2FF" in (tmp_path / "ablation.svg").read_text()
 
     with pytest.raises(ValueError, match="other faces"):
-        ablation_table.summarize(folders, ablation_table.Labels(keys[::-1], labels))
+        summarize(folders, Labels(keys[::-1], labels))
 
 
 def test_every_cell_has_its_seeds_and_the_first_seed_of_all_comes_first():
-    seeds = ablation_cells.parse_seeds(["global", "uniform", "+AML+G2FF"], ["1", "+AML+G2FF:2"])
-    runs = ablation_cells.plan(Path("out"), seeds, 7)
+    seeds = parse_seeds(["global", "uniform", "+AML+G2FF"], ["1", "+AML+G2FF:2"])
+    runs = plan(Path("out"), seeds, 7)
     assert [str(run.workdir) for run in runs] == [
         "out/global/seed-7",
         "out/uniform/seed-7",
@@ -146,26 +148,26 @@ def test_every_cell_has_its_seeds_and_the_first_seed_of_all_comes_first():
     assert runs[1].overrides["model.masks"] == "uniform"
     for wrong in (["global:2"], ["0"], ["1.5"], ["1", "glabal:2"]):
         with pytest.raises(ValueError, match=r"number of seeds|no cell 'glabal'"):
-            ablation_cells.parse_seeds(["global", "uniform"], wrong)
+            parse_seeds(["global", "uniform"], wrong)
 
 
 def test_all_cells_of_a_two_stage_training_build_and_a_part_is_no_start():
-    ablation_cells.check(tiny_config(mask_training="two_stage"), CELEBA, ablation_cells.CELLS)
-    for part in ablation_cells.CELLS.values():
+    check(tiny_config(mask_training="two_stage"), CELEBA, CELLS)
+    for part in CELLS.values():
         config = tiny_config()
         config.update_from_flattened_dict(part)
         if part:
             with pytest.raises(ValueError, match="starts from the full network"):
-                ablation_cells.check(config, CELEBA, ablation_cells.CELLS)
+                check(config, CELEBA, CELLS)
 
 
 def test_a_folder_belongs_to_one_config(tmp_path):
-    metadata = workdir.run_metadata(tiny_config(), CELEBA, 100)
-    ablation_cells.claim(tmp_path, metadata)
-    ablation_cells.claim(tmp_path, metadata)
-    other = workdir.run_metadata(tiny_config(width=16), CELEBA, 100)
+    metadata = run_metadata(tiny_config(), CELEBA, 100)
+    claim(tmp_path, metadata)
+    claim(tmp_path, metadata)
+    other = run_metadata(tiny_config(width=16), CELEBA, 100)
     with pytest.raises(ValueError, match=r"another ablation: model\.width is 8 there and 16 here$"):
-        ablation_cells.claim(tmp_path, other)
+        claim(tmp_path, other)
 
 
 @pytest.fixture(scope="module")

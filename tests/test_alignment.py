@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import skimage.transform
-from dotted_faces import COLORS, dotted_image, face_points, nearest_colors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,6 +15,7 @@ from PIL import Image
 from mgmtn_jax.data import alignment
 from mgmtn_jax.data.alignment import align, compose, transform_points, warp
 from mgmtn_jax.data.augmentation import Augmentation, movements
+from tests.helpers.dotted_faces import COLORS, dotted_image, face_points, nearest_colors
 
 anytime = settings(deadline=None, max_examples=50)  # a busy machine is no failure
 SEEDS = st.integers(0, 2**32 - 1)

@@ -2,10 +2,10 @@
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from precompute_runs import DRAWN, contents, drawn_task, ended, start, uninterrupted
 
 from landmarks import beam_pipeline, shards
 from landmarks.task import StageError
+from tests.helpers.precompute_runs import DRAWN, contents, drawn_task, ended, start, uninterrupted
 
 
 def test_two_beam_workers_make_the_same_data_set_as_a_local_run(tmp_path):

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from dotted_faces import write_dataset
 
-from experiments import benchmark_collectives, benchmark_step
-from mgmtn_jax import partitioning
+from experiments.benchmarks import step
+from experiments.benchmarks.collectives import collective_bytes, collective_figure
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.models import build
-from tests.stubs import StubTrunk
+from mgmtn_jax.runs import partitioning
+from tests.helpers.dotted_faces import write_dataset
+from tests.helpers.stubs import StubTrunk
 
 ROOT = Path(__file__).parents[1]
 # Nothing is compiled well here, because the figures themselves are looked at by nobody.
@@ -74,9 +75,9 @@ def test_step_measures_a_network():
 
 def test_step_compares_networks_with_the_first(monkeypatch):
     monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
-    monkeypatch.setattr(benchmark_step, "CELEBA", AttributeSet.create(["Smiling", "Eyeglasses"]))
+    monkeypatch.setattr(step, "CELEBA", AttributeSet.create(["Smiling", "Eyeglasses"]))
     variants = ["trunk=stub name=global", "trunk=stub mask_width=4 group_width=4"]
-    plain, ours = benchmark_step.step_figures(variants, 32, 2, 1)
+    plain, ours = step.step_figures(variants, 32, 2, 1)
     assert plain["parameters"] < ours["parameters"]
     assert plain["multiply_adds"] < ours["multiply_adds"]
     assert plain["step_bytes"] < ours["step_bytes"]
@@ -106,14 +107,14 @@ def test_collectives_are_counted_once_and_by_their_width():
   %c = f32[16]{0} all-gather-done(%b)
   %d = f32[] all-reduce(%z)
 """
-    counted = benchmark_collectives.collective_bytes(program)
+    counted = collective_bytes(program)
     assert counted == {"all-reduce": 24 + 8 + 4, "all-gather": 64}
 
 
 def test_collectives_are_those_of_all_devices(monkeypatch):
     monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
     monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)
-    figure = benchmark_collectives.collective_figure("trunk=stub name=global width=16", 32, 1, 8)
+    figure = collective_figure("trunk=stub name=global width=16", 32, 1, 8)
     assert (figure["devices"], figure["fsdp"]) == (8, 8)
     assert 0 < figure["collective_bytes"]["all-gather"] <= figure["split_parameter_bytes"]
     assert figure["split_parameter_bytes"] <= figure["parameter_bytes"]
@@ -129,4 +130,4 @@ def test_collectives_are_those_of_all_devices(monkeypatch):
 )
 def test_a_variant_that_is_none_is_named(variant, message):
     with pytest.raises(ValueError, match=message):
-        next(benchmark_step.step_figures([variant], 32, 2, 1))
+        next(step.step_figures([variant], 32, 2, 1))

@@ -10,11 +10,11 @@ import types
 import cv2
 import numpy as np
 import pytest
-from dotted_faces import dotted_image, face_points, write_dataset
 
 from mgmtn_jax.data import cache, pipeline
 from mgmtn_jax.data.augmentation import Augmentation
 from mgmtn_jax.data.faces import Face, Faces
+from tests.helpers.dotted_faces import dotted_image, face_points, write_dataset
 
 COUNT = 9
 

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from experiments.configs import common
-from mgmtn_jax import optimization, prediction, training
 from mgmtn_jax.attributes import CELEBA, AttributeSet
 from mgmtn_jax.data.augmentation import Augmentation
+from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import TRUNKS, network_builder
-from tests.stubs import StubTrunk, random_variables
-from tests.tiny import tiny_batch
+from mgmtn_jax.training import optimization
+from mgmtn_jax.training.step import init_state, make_train_step
+from tests.helpers.stubs import StubTrunk, random_variables
+from tests.helpers.tiny import tiny_batch
 
 FOLDER = Path(common.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "common"))
@@ -38,12 +40,10 @@ def test_two_steps(name, monkeypatch):
     config.data.update({"image_size": 32, "batch_size": 4})
     build = network_builder(config, ATTRIBUTES)
     optimizer, schedule = optimization.create_optimizer(config, 2)
-    init = functools.partial(training.init_state, build, optimizer, averaged=config.train.ema > 0)
+    init = functools.partial(init_state, build, optimizer, averaged=config.train.ema > 0)
     state = jax.tree.map(jnp.zeros_like, jax.eval_shape(init, jax.random.key(0)))
     state["params"], state["batch_stats"] = random_variables(build)
-    step = training.make_train_step(
-        functional.create(build), optimizer, schedule, config, ATTRIBUTES
-    )
+    step = make_train_step(functional.create(build), optimizer, schedule, config, ATTRIBUTES)
     step = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
     before = jax.tree.leaves(state["params"])
     for _ in range(2):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dotted_faces import write_dataset
-from source_layouts import read
 
 from experiments.configs import common
 from landmarks import sources
-from landmarks.label_files import LabelError
+from landmarks.sources.label_files import LabelError
 from mgmtn_jax.data.images import decode_image
+from tests.helpers.dotted_faces import write_dataset
+from tests.helpers.source_layouts import read
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "data.md").read_text()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landmarks import drawn_faces
 from landmarks.detector import CELEBA_BOX, Detector, detection_scale
+from landmarks.drawing.faces import draw_face, face_jpeg
 from landmarks.plausibility import plausible
 from mgmtn_jax.data import schema
 from mgmtn_jax.data.alignment import align
@@ -22,7 +22,7 @@ def detector():
 
 @pytest.fixture(scope="module")
 def image():
-    return drawn_faces.draw_face(5, 1)[0]
+    return draw_face(5, 1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_small_images_are_enlarged_and_huge_ones_reduced():
 
 
 def test_odd_images_get_the_same_landmarks_as_plain_ones(detector):
-    data = drawn_faces.face_jpeg(5, 1)[0]
+    data = face_jpeg(5, 1)[0]
     plain = Image.open(io.BytesIO(data))
     expected = detector(decode_image(data))
     exif = Image.Exif()

@@ -7,8 +7,8 @@ import socket
 import numpy as np
 import pytest
 
-from tests import small_runs
-from tests.small_runs import NUM_STEPS, Run
+from tests.helpers import small_runs
+from tests.helpers.small_runs import NUM_STEPS, Run
 
 # Adam's first steps are the gradient's sign, which rounding decides where a gradient is zero.
 SGD = "--config.optimizer.name=sgd"

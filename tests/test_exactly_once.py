@@ -8,9 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
-from precompute_runs import DRAWN, contents, ended, error_line, precompute, start, uninterrupted
 
 from landmarks.work_folder import WORK_FOLDER
+from tests.helpers.precompute_runs import (
+    DRAWN,
+    contents,
+    ended,
+    error_line,
+    precompute,
+    start,
+    uninterrupted,
+)
 
 AGAIN = "the same command, run again, makes what is missing"
 

@@ -12,14 +12,16 @@ import pytest
 from jax import export as jax_export
 
 import mgmtn_jax
-from mgmtn_jax import export, metrics, model_card
 from mgmtn_jax.attributes import REGIONS
-from mgmtn_jax.inference import Predictor
+from mgmtn_jax.evaluation import metrics
+from mgmtn_jax.evaluation.prediction import normalize
+from mgmtn_jax.evaluation.predictor import Predictor
+from mgmtn_jax.export.artifact import export_network, export_run, load_parameters
+from mgmtn_jax.export.model_card import MARK, model_card
 from mgmtn_jax.models import build, functional
 from mgmtn_jax.models.build import network_builder
-from mgmtn_jax.prediction import normalize
-from tests.stubs import StubTrunk
-from tests.tiny_workdir import ATTRIBUTES, write_workdir
+from tests.helpers.stubs import StubTrunk
+from tests.helpers.tiny_workdir import ATTRIBUTES, write_workdir
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +49,7 @@ def files(tmp_path_factory, workdir):
         rng.random((20, 3)), rng.integers(0, 2, (20, 3)), ATTRIBUTES, num_resamples=10
     )
     (folder / "metrics.json").write_text(json.dumps(figures))
-    export.export_run(workdir, None, folder / "made" / "tiny.jax", folder / "metrics.json")
+    export_run(workdir, None, folder / "made" / "tiny.jax", folder / "metrics.json")
     return folder / "made"
 
 
@@ -68,13 +70,13 @@ def test_the_artifact_answers_as_the_network(count, files, predictor):
 def test_a_mirror_image_is_asked_too_where_evaluation_does(workdir, predictor):
     mirroring = Predictor.from_workdir(workdir)
     mirroring.config.evaluation.mirror = True
-    answers = export.export_network(mirroring).call(faces(7))["probabilities"]
+    answers = export_network(mirroring).call(faces(7))["probabilities"]
     np.testing.assert_allclose(answers, mirroring(faces(7)).probabilities, atol=1e-5)
     assert np.abs(answers - predictor(faces(7)).probabilities).max() > 1e-4
 
 
 def test_the_parameters_are_the_networks_to_the_bit(files, predictor):
-    model = export.load_parameters(files / "tiny.safetensors")
+    model = load_parameters(files / "tiny.safetensors")
     network = functional.create(network_builder(predictor.config, ATTRIBUTES))
     images = normalize(faces(7), np.dtype("float32"))
     outputs, _ = network(model["params"], model["batch_stats"], images)
@@ -112,21 +114,21 @@ def test_the_files_say_what_a_user_has_to_know(files):
     }
     assert description["masks"] == list(REGIONS)
     card = (files / "README.md").read_text()
-    assert card.startswith(model_card.MARK)
+    assert card.startswith(MARK)
     figures = json.loads((files.parent / "metrics.json").read_text())
     assert f"| accuracy | {figures['mean_accuracy']:.2f} |" in card
     for name in ("tiny.jax", "tiny.json", "tiny.safetensors"):
         assert name in card
         assert (files / name).exists()
-    assert "Not evaluated yet" in model_card.model_card("tiny.jax", description, None)
+    assert "Not evaluated yet" in model_card("tiny.jax", description, None)
 
 
 def test_what_cannot_be_exported_is_one_sentence(workdir, files, tmp_path):
     oracle = Predictor.from_workdir(write_workdir(tmp_path / "run", trunk="stub", masks="oracle"))
     with pytest.raises(ValueError, match="draws the masks from each face's landmarks"):
-        export.export_network(oracle)
+        export_network(oracle)
     (tmp_path / "README.md").write_text("# Mine")
     with pytest.raises(ValueError, match=r"README\.md is in the way"):
-        export.export_run(workdir, None, tmp_path / "tiny.jax")
+        export_run(workdir, None, tmp_path / "tiny.jax")
     with pytest.raises(ValueError, match="another suffix"):
-        export.export_run(workdir, None, tmp_path / "tiny.json")
+        export_run(workdir, None, tmp_path / "tiny.json")

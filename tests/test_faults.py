@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests import small_runs
-from tests.small_runs import NUM_STEPS, SAVE_EVERY, Run
+from tests.helpers import small_runs
+from tests.helpers.small_runs import NUM_STEPS, SAVE_EVERY, Run
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import build, functional
 from mgmtn_jax.models.fusion import FUSIONS
 from mgmtn_jax.models.g2ff import G2FF, masked_pool
-from tests.stubs import StubTrunk
-from tests.tiny import tiny_config
+from tests.helpers.stubs import StubTrunk
+from tests.helpers.tiny import tiny_config
 
 GROUPS, GROUP_CHANNELS, GLOBAL_CHANNELS = 5, 12, 7
 

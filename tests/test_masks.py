@@ -7,12 +7,15 @@ import optax
 import pytest
 from flax import nnx
 
-from mgmtn_jax import optimization, prediction, regions, training
+from mgmtn_jax import regions
 from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
+from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import aml, build, functional, layers
 from mgmtn_jax.models.unet import UNet, max_pool_2x2
-from tests.stubs import StubTrunk, random_variables
-from tests.tiny import tiny_batch, tiny_config
+from mgmtn_jax.training import optimization
+from mgmtn_jax.training.step import init_state, make_train_step
+from tests.helpers.stubs import StubTrunk, random_variables
+from tests.helpers.tiny import tiny_batch, tiny_config
 
 NUM_STEPS, MASK_ONLY_STEPS = 40, 20
 ATTRIBUTES = AttributeSet.create(("a", "b"), {"mouth": ("a",), "eyes": ("b",)})
@@ -39,11 +42,9 @@ def test_every_form_of_masks_fits_the_same_steps(masks, stub_config):
     builder = build.network_builder(config, ATTRIBUTES)
     network = functional.create(builder)
     optimizer, schedule = optimization.create_optimizer(config, NUM_STEPS)
-    state = jax.eval_shape(
-        lambda key: training.init_state(builder, optimizer, key), jax.random.key(0)
-    )
+    state = jax.eval_shape(lambda key: init_state(builder, optimizer, key), jax.random.key(0))
     batch = tiny_batch(2, 35, num_attributes=2)
-    step = training.make_train_step(network, optimizer, schedule, config, ATTRIBUTES)
+    step = make_train_step(network, optimizer, schedule, config, ATTRIBUTES)
     after, scalars = jax.eval_shape(step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     result = jax.eval_shape(
@@ -174,9 +175,7 @@ def test_two_stages_train_the_masks_and_then_the_rest(stub_config):
     builder = build.network_builder(config, ATTRIBUTES)
     optimizer, schedule = optimization.create_optimizer(config, NUM_STEPS)
     step = jax.jit(
-        training.make_train_step(
-            functional.create(builder), optimizer, schedule, config, ATTRIBUTES
-        ),
+        make_train_step(functional.create(builder), optimizer, schedule, config, ATTRIBUTES),
         compiler_options=FAST_COMPILE,
     )
     batch = tiny_batch(num_attributes=2)

@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from mgmtn_jax import bootstrap, curves, metrics, sheets, slices
 from mgmtn_jax.attributes import CELEBA, AttributeSet
+from mgmtn_jax.evaluation import bootstrap, curves, metrics, slices
+from mgmtn_jax.report import notable_answers
 
 THREE = AttributeSet.create(("Hat", "Scarf", "Glove"), {"hair": ("Hat",), "ear": ("Glove",)})
 
@@ -147,12 +148,12 @@ def test_slices_show_the_largest_gap_first_and_leave_out_the_attribute_itself():
 def test_sheets_take_each_face_once_and_attributes_in_turn():
     attributes = np.array([[1, 1], [1, 0], [1, 0], [0, -1]])
     probabilities = np.array([[0.99, 0.98], [0.97, 0.9], [0.8, 0.51], [0.7, 0.5]])
-    assert sheets.surest_right(probabilities, attributes, 9) == [(0, 0), (1, 0), (2, 0)]
-    assert sheets.surest_wrong(probabilities, attributes, 9) == [(1, 1), (3, 0), (2, 1)]
-    assert sheets.least_sure(probabilities, attributes, 2) == [(2, 1), (3, 0)]
+    assert notable_answers.surest_right(probabilities, attributes, 9) == [(0, 0), (1, 0), (2, 0)]
+    assert notable_answers.surest_wrong(probabilities, attributes, 9) == [(1, 1), (3, 0), (2, 1)]
+    assert notable_answers.least_sure(probabilities, attributes, 2) == [(2, 1), (3, 0)]
     # Of two attributes the second one comes before the first one's second best.
     attributes[1, 1] = 1
-    assert sheets.surest_right(probabilities, attributes, 2) == [(0, 0), (1, 1)]
+    assert notable_answers.surest_right(probabilities, attributes, 2) == [(0, 0), (1, 1)]
 
 
 def test_attributes_without_both_classes_have_no_value_where_none_is_defined():

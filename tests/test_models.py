@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mgmtn_jax import prediction
 from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
+from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import build, functional
 from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.models.g2ff import fused_stages, masked_pool
 from mgmtn_jax.models.layers import max_pool_3x3
 from mgmtn_jax.models.resnet import ResNet
-from tests.tiny import tiny_batch, tiny_config
+from tests.helpers.tiny import tiny_batch, tiny_config
 
 
 def _create(config, attributes=CELEBA):

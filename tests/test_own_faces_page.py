@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from landmarks import drawn_faces, sources
+from landmarks import sources
+from landmarks.drawing.faces import face_jpeg
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import build
-from tests import small_runs
-from tests.stubs import StubTrunk
-from tests.tiny_workdir import write_workdir
+from tests.helpers import small_runs
+from tests.helpers.stubs import StubTrunk
+from tests.helpers.tiny_workdir import write_workdir
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "own_faces.md").read_text()
@@ -52,7 +53,7 @@ def folder(tmp_path_factory):
     """Where a reader has done all the page says, on fewer faces and with a stub for a trunk."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "photos").mkdir()
-    (folder / "photos" / "party.jpg").write_bytes(drawn_faces.face_jpeg(5, 1)[0])
+    (folder / "photos" / "party.jpg").write_bytes(face_jpeg(5, 1)[0])
     env = small_runs.environment(tmp_path_factory.mktemp("compiled")) | {"PYTHONPATH": str(ROOT)}
     with (
         (folder / "log").open("w") as log,
@@ -76,7 +77,7 @@ def _run_in_shell(text, env):
             line.replace("=experiments", f"={ROOT}/experiments")
         )
         assert (python, m) == ("python", "-m")
-        with_stub = ["tests.with_stub"] if module.startswith("experiments.") else []
+        with_stub = ["tests.helpers.with_stub"] if module.startswith("experiments.") else []
         flags += TINY if module == "experiments.train" else []
         result = subprocess.run(
             [sys.executable, "-m", *with_stub, module, *flags],

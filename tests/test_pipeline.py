@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-from dotted_faces import NUM_BITS, nearest_colors, record_indices, write_dataset
 
 from mgmtn_jax.data import alignment, pipeline, schema
 from mgmtn_jax.data.augmentation import NO_AUGMENTATION, Augmentation
 from mgmtn_jax.data.tfrecord import CorruptRecordError, index_tfrecord
+from tests.helpers.dotted_faces import NUM_BITS, nearest_colors, record_indices, write_dataset
 
 COUNT = 23
 FALLBACKS = (3, 17)

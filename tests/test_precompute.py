@@ -11,7 +11,15 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
-from precompute_runs import (
+
+from landmarks import shards
+from landmarks.detector import CELEBA_BOX, Detector
+from landmarks.drawing.faces import face_jpeg, file_name, painted_points, split_of
+from landmarks.sources import Face, read_csv
+from mgmtn_jax.attributes import CELEBA
+from mgmtn_jax.data import schema
+from mgmtn_jax.data.images import ImageError
+from tests.helpers.precompute_runs import (
     DRAWN,
     LIMIT,
     NUM_SHARDS,
@@ -24,13 +32,6 @@ from precompute_runs import (
     uninterrupted,
 )
 
-from landmarks import drawn_faces, shards
-from landmarks.detector import CELEBA_BOX, Detector
-from landmarks.sources import Face, read_csv
-from mgmtn_jax.attributes import CELEBA
-from mgmtn_jax.data import schema
-from mgmtn_jax.data.images import ImageError
-
 SIZES = {"train": 32, "validation": 4, "test": 4}
 
 
@@ -39,7 +40,7 @@ def table(tmp_path):
     """A CSV source of eight drawn faces, the last of them in split dev."""
     folder = tmp_path / "source"
     (folder / "images").mkdir(parents=True)
-    write_table(folder, {f"{i}.jpg": drawn_faces.face_jpeg(5, i)[0] for i in range(8)})
+    write_table(folder, {f"{i}.jpg": face_jpeg(5, i)[0] for i in range(8)})
     return folder
 
 
@@ -70,14 +71,14 @@ def test_drawn_faces_become_a_data_set():
 
 
 def test_records_hold_the_drawn_bytes_labels_and_points():
-    indices = [index for index in range(LIMIT) if drawn_faces.split_of(index) == "train"]
+    indices = [index for index in range(LIMIT) if split_of(index) == "train"]
     for record, index in zip(records(uninterrupted(), "train"), indices, strict=True):
-        data, labels = drawn_faces.face_jpeg(5, index)
-        assert (record.key, record.image) == (drawn_faces.file_name(index), data)
+        data, labels = face_jpeg(5, index)
+        assert (record.key, record.image) == (file_name(index), data)
         np.testing.assert_array_equal(record.attributes, labels)
         if record.landmark_source == schema.HOG:
             eyes = np.stack([record.landmarks[36:42].mean(0), record.landmarks[42:48].mean(0)])
-            painted = drawn_faces.painted_points(labels, 5, index)["eyes"]
+            painted = painted_points(labels, 5, index)["eyes"]
             assert np.abs(eyes - painted).max() < 0.2 * np.linalg.norm(painted[1] - painted[0])
 
 
@@ -95,7 +96,7 @@ def test_three_array_jobs_at_once_and_a_last_run_make_the_same_data_set(tmp_path
 
 
 def test_every_kind_of_image_ends_as_a_record_or_as_a_reason(table, tmp_path):
-    data = drawn_faces.face_jpeg(5, 1)[0]
+    data = face_jpeg(5, 1)[0]
     plain = Image.open(io.BytesIO(data))
 
     def saved(image, kind, **options):
@@ -161,7 +162,7 @@ def test_a_face_outside_its_image_is_rejected():
     labels = np.zeros(1, np.int8)
 
     def read(face):
-        return drawn_faces.face_jpeg(5, 1)[0], labels
+        return face_jpeg(5, 1)[0], labels
 
     detector = Detector("none", CELEBA_BOX)
     for box in ((200, 0, 300, 90), (-90, 0, 0, 90), (0, 217, 90, 300), (0, -90, 90, 0)):

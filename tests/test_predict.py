@@ -15,15 +15,16 @@ import pytest
 from PIL import Image
 
 import mgmtn_jax
-from experiments import benchmark_predict, photographs
-from experiments.faces import AlignedCrop, FaceFinder
-from landmarks import drawn_faces
+from experiments.benchmarks.predict import predict_figure
+from experiments.photographs.faces import AlignedCrop, FaceFinder
+from experiments.photographs.prediction import executor, find_images, predict
 from landmarks.detector import LFW_BOX, Detector
+from landmarks.drawing.faces import draw_face
 from mgmtn_jax.data import alignment
 from mgmtn_jax.data.images import decode_image
 from mgmtn_jax.models import build
-from tests.stubs import StubTrunk
-from tests.tiny_workdir import ATTRIBUTES, write_workdir
+from tests.helpers.stubs import StubTrunk
+from tests.helpers.tiny_workdir import ATTRIBUTES, write_workdir
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,15 +43,15 @@ def answers(predictor, tmp_path, capfd):
 
     def run(*paths, aligned=False, num_workers=0):
         out_dir, error = tmp_path / "out", None
-        files = photographs.find_images([str(path) for path in paths], out_dir)
+        files = find_images([str(path) for path in paths], out_dir)
         find = (
             AlignedCrop(max_pixels=1_000_000)
             if aligned
             else FaceFinder(upsample=0, max_pixels=1_000_000)
         )
         try:
-            with photographs.executor(num_workers) as pool:
-                photographs.predict(predictor, pool, files, find, out_dir, batch_size=4)
+            with executor(num_workers) as pool:
+                predict(predictor, pool, files, find, out_dir, batch_size=4)
         except ValueError as problem:
             error = str(problem)
         printed, log = capfd.readouterr()
@@ -62,7 +63,7 @@ def answers(predictor, tmp_path, capfd):
 
 @pytest.fixture(scope="module")
 def face():
-    return drawn_faces.draw_face(5, 1)[0]
+    return draw_face(5, 1)[0]
 
 
 def save(path, image, **options):
@@ -162,9 +163,9 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(predictor, tmp_pat
     ]
     with (
         pytest.raises(ChildProcessError, match="was killed; if memory ran out"),
-        photographs.executor(1) as pool,
+        executor(1) as pool,
     ):
-        photographs.predict(predictor, pool, files, die, tmp_path / "out", batch_size=4)
+        predict(predictor, pool, files, die, tmp_path / "out", batch_size=4)
 
 
 def test_aligned_crops_are_taken_as_they_are(answers, predictor, face, tmp_path):
@@ -197,9 +198,7 @@ def test_the_benchmark_answers_the_photographs_it_is_given(predictor, face, tmp_
     monkeypatch.chdir(tmp_path)
     for number in range(3):
         save(tmp_path / "in" / f"{number}.png", face)
-    figure = benchmark_predict.predict_figure(
-        predictor, ["in"], limit=2, batch_size=2, num_workers=1, rounds=1
-    )
+    figure = predict_figure(predictor, ["in"], limit=2, batch_size=2, num_workers=1, rounds=1)
     assert (figure["images"], figure["faces"]) == (2, 2)
     apart = figure["find_seconds"] + figure["network_seconds"]
     assert figure["ratio"] == pytest.approx(apart / figure["seconds"])

@@ -9,12 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from dotted_faces import face_points
 
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.data.augmentation import NO_AUGMENTATION
 from mgmtn_jax.data.tfrecord import write_tfrecord
+from tests.helpers.dotted_faces import face_points
 
 COUNT, NUM_SHARDS = 202_599, 16
 BITS = np.arange(18)

@@ -14,14 +14,14 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from experiments import web_app
-from landmarks import drawn_faces
+from experiments.photographs import web_app
+from landmarks.drawing.faces import face_jpeg
 from mgmtn_jax.attributes import REGIONS
-from mgmtn_jax.inference import Predictor
-from tests.tiny_workdir import ATTRIBUTES, write_workdir
+from mgmtn_jax.evaluation.predictor import Predictor
+from tests.helpers.tiny_workdir import ATTRIBUTES, write_workdir
 
 LIMITS = web_app.Limits(megabytes=2, pixels=10**6, seconds=1.0)
-FACE = drawn_faces.face_jpeg(5, 1)[0]
+FACE = face_jpeg(5, 1)[0]
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from source_layouts import read
 
-from landmarks import drawn_faces
-from landmarks.label_files import LabelError
+from landmarks.drawing.faces import face_jpeg, write_celeba_layout
+from landmarks.sources.label_files import LabelError
 from mgmtn_jax.attributes import CELEBA
+from tests.helpers.source_layouts import read
 
 LABELS = "3\nSmiling Male \n1.jpg  1 -1\n2.jpg -1 -1\n3.jpg  1  1\n"
 PARTITION = "1.jpg 0\n2.jpg 2\n3.jpg 0\n"
@@ -195,13 +195,13 @@ def test_drawn_faces_are_drawn_by_the_reader():
     }
     face = source.faces(np.array([9]))[0]
     data, labels = source.reader(face)
-    expected, expected_labels = drawn_faces.face_jpeg(3, 9)
+    expected, expected_labels = face_jpeg(3, 9)
     assert (face.key, data) == ("000010.jpg", expected)
     np.testing.assert_array_equal(labels, expected_labels)
 
 
 def test_the_written_layout_of_drawn_faces_reads_as_celeba(tmp_path):
-    drawn_faces.write_celeba_layout(tmp_path, limit=10, seed=3)
+    write_celeba_layout(tmp_path, limit=10, seed=3)
     written, drawn = read("celeba", tmp_path), read("drawn", None, limit=10, seed=3)
     assert written.keys == drawn.keys
     assert written.attribute_set == drawn.attribute_set

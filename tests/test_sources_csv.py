@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from source_layouts import read
 
-from landmarks.label_files import LabelError
+from landmarks.sources.label_files import LabelError
+from tests.helpers.source_layouts import read
 
 TABLE = "image,split,Smiling,Tall\na/1.jpg,train,1,0\nb.jpg,dev,0,-1\nc.jpg,train,1,1\n"
 BOXES = """image,split,left,top,right,bottom,Smiling,Tall

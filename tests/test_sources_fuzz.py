@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_layouts import read, write_mat
 
-from landmarks.label_files import LabelError
+from landmarks.sources.label_files import LabelError
+from tests.helpers.source_layouts import read, write_mat
 
 LAYOUTS = {
     "celeba": {

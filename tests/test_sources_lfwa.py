@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from source_layouts import read, write_mat
 
-from landmarks.label_files import LabelError
+from landmarks.sources.label_files import LabelError
+from tests.helpers.source_layouts import read, write_mat
 
 LABELS = {
     "AttrName": ["Male", "Smiling"],

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 from etils import epath
-from source_layouts import read, write_tfds
 
-from landmarks.label_files import LabelError
+from landmarks.sources.label_files import LabelError
+from tests.helpers.source_layouts import read, write_tfds
 
 FACES = {
     "train": [

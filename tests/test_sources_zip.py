@@ -6,7 +6,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from source_layouts import read, write_zip
+
+from tests.helpers.source_layouts import read, write_zip
 
 NUM_IMAGES = 60
 IMAGES = {f"{i}ö.jpg": bytes([i]) * 500 for i in range(NUM_IMAGES)}

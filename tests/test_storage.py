@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from bucket import Bucket
-from dotted_faces import write_dataset
 from etils import epath
 from etils.epath.testing import mock_epath
 
 from mgmtn_jax.data import pipeline, schema, storage
 from mgmtn_jax.data.storage import RandomAccessFile, atomic_file
 from mgmtn_jax.data.tfrecord import CorruptRecordError, TFRecordSource, write_tfrecord
+from tests.helpers.bucket import Bucket
+from tests.helpers.dotted_faces import write_dataset
 
 
 def names(folder):

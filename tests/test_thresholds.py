@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from mgmtn_jax import thresholds
 from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.evaluation import thresholds
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -10,15 +10,18 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from experiments import benchmark_collectives
+from experiments.benchmarks.collectives import collective_bytes
 from experiments.configs import common
-from mgmtn_jax import losses, optimization, partitioning, prediction, training
 from mgmtn_jax.attributes import CELEBA, AttributeSet
 from mgmtn_jax.data.alignment import FLIP_INDEX
+from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import TRUNKS, network_builder
-from tests.stubs import StubTrunk, random_variables
-from tests.tiny import tiny_batch, tiny_config
+from mgmtn_jax.runs import partitioning
+from mgmtn_jax.training import losses, optimization
+from mgmtn_jax.training.step import init_state, make_train_step
+from tests.helpers.stubs import StubTrunk, random_variables
+from tests.helpers.tiny import tiny_batch, tiny_config
 
 # Heads are most of what XLA compiles, and a test that runs a step once need not compile it well.
 ATTRIBUTES = AttributeSet.create(["Smiling", "Eyeglasses", "Tall"])
@@ -51,7 +54,7 @@ def test_mask_loss_is_zero_for_right_masks_and_skips_guessed_landmarks():
 def _step(config, parameters_at_use=None):
     network = functional.create(network_builder(config, ATTRIBUTES), parameters_at_use)
     optimizer, schedule = optimization.create_optimizer(config, 30)
-    return training.make_train_step(network, optimizer, schedule, config, ATTRIBUTES)
+    return make_train_step(network, optimizer, schedule, config, ATTRIBUTES)
 
 
 def _setup(config):
@@ -59,7 +62,7 @@ def _setup(config):
     build = network_builder(config, ATTRIBUTES)
     optimizer, _ = optimization.create_optimizer(config, 30)
     init = jax.jit(
-        lambda key: training.init_state(build, optimizer, key, averaged=config.train.ema > 0),
+        lambda key: init_state(build, optimizer, key, averaged=config.train.ema > 0),
         compiler_options=FAST_COMPILE,
     )
     return _step(config), init(jax.random.key(0))
@@ -171,7 +174,7 @@ def test_ten_steps_are_the_same_on_one_device_and_on_a_mesh(fsdp, alone, monkeyp
     )
     split = sum(leaf.nbytes for leaf, sharding in leaves if sharding.spec)
     assert (split > 0) == (fsdp > 1)
-    moved = benchmark_collectives.collective_bytes(step.as_text())
+    moved = collective_bytes(step.as_text())
     statistics = sum(leaf.nbytes for leaf in jax.tree.leaves(before["batch_stats"]))
     assert moved["all-reduce"] < sum(leaf.nbytes for leaf, _ in leaves) + 4 * statistics + 200
     assert moved.get("all-gather", 0) <= split
@@ -235,9 +238,7 @@ def test_fsdp_leaves_each_device_a_sixth_of_a_large_networks_state_at_most():
     config = common.get_config()
     config.model.trunk = "resnet50"
     optimizer, _ = optimization.create_optimizer(config, 10)
-    init = functools.partial(
-        training.init_state, network_builder(config, CELEBA), optimizer, averaged=True
-    )
+    init = functools.partial(init_state, network_builder(config, CELEBA), optimizer, averaged=True)
     state = jax.eval_shape(init, jax.random.key(0))
     shardings = partitioning.state_shardings(partitioning.create_mesh(1, 8, 8), state)
     for name in ("params", "opt_state", "ema"):

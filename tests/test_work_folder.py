@@ -5,9 +5,9 @@ import threading
 
 import pytest
 from etils import epath
-from precompute_runs import drawn_task
 
 from landmarks import shards, work_folder
+from tests.helpers.precompute_runs import drawn_task
 
 
 def test_a_folder_is_held_by_one_run_or_by_array_jobs(tmp_path):

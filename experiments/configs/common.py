@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = model = ml_collections.ConfigDict()
     model.name = "mgmtn"  # mgmtn | global | global_multiscale: see mgmtn_jax.models.mgmtn
     model.trunk = "resnet18"  # a name of mgmtn_jax.models.build.TRUNKS
-    model.pretrained = ""  # what the trunk starts with: see mgmtn_jax.pretraining
+    model.pretrained = ""  # what the trunk starts with: see mgmtn_jax.training.initialization
     model.width = 64  # channels of the stem: 64 is the standard network
     model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters stay float32
     model.masks = "fcn"  # fcn | unet | oracle | uniform: see mgmtn_jax.models.aml

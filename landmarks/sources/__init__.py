@@ -11,10 +11,10 @@ from etils import epath
 
 from landmarks.sources.base import Face, Labels, Reader, Source
 from landmarks.sources.celeba import read_celeba
-from landmarks.sources.csv_faces import read_csv
+from landmarks.sources.csv import read_csv
 from landmarks.sources.drawn import read_drawn
 from landmarks.sources.lfwa import read_lfwa
-from landmarks.sources.tfds_celeb_a import read_tfds
+from landmarks.sources.tfds import read_tfds
 
 __all__ = ["SOURCES", "Face", "Labels", "Reader", "Source", "read_csv"]
 

@@ -10,7 +10,8 @@ from absl import logging
 from etils import epath
 
 from landmarks.detector import CELEBA_BOX
-from landmarks.label_files import (
+from landmarks.sources.base import Reader, Source, by_split, existing_folder, find
+from landmarks.sources.label_files import (
     LabelError,
     attribute_set_of,
     check_count,
@@ -19,7 +20,6 @@ from landmarks.label_files import (
     spaced_rows,
     values_of,
 )
-from landmarks.sources.base import Reader, Source, by_split, existing_folder, find
 from landmarks.sources.readers import FileReader, ZipReader, zip_folder
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data.schema import NO, UNKNOWN, YES
@@ -51,7 +51,7 @@ def read_celeba(data_dir: epath.Path | None, limit: int | None, seed: int) -> So
     `image_id,partition`) stand in for a text file that is not there, and `img_align_celeba.zip`
     for the folder.
 
-    CelebA never has a 0. A column that is 0 in every row is unknown throughout, as `drawn_faces`
+    CelebA never has a 0. A column that is 0 in every row is unknown throughout, as `drawing.faces`
     writes the attributes it does not draw; any other 0 is an error.
 
     Raises:

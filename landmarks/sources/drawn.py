@@ -7,21 +7,21 @@ import hashlib
 
 from etils import epath
 
-from landmarks import drawn_faces
 from landmarks.detector import CELEBA_BOX
+from landmarks.drawing.faces import face_jpeg, file_name, split_of
 from landmarks.sources.base import Face, Labels, Source, by_split
 from mgmtn_jax.attributes import CELEBA
 
 
 @dataclasses.dataclass(frozen=True)
 class DrawnReader:
-    """Draws the face the key numbers: the bytes `drawn_faces.write_celeba_layout` would write."""
+    """Draws the face the key numbers: the bytes `drawing.faces.write_celeba_layout` would write."""
 
     seed: int
 
     def __call__(self, face: Face) -> tuple[bytes, Labels]:
         index = int(face.key.removesuffix(".jpg")) - 1
-        return drawn_faces.face_jpeg(self.seed, index)
+        return face_jpeg(self.seed, index)
 
 
 def read_drawn(data_dir: epath.Path | None, limit: int | None, seed: int) -> Source:
@@ -30,13 +30,13 @@ def read_drawn(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sou
         raise ValueError("--source=drawn reads no folder: leave --data_dir out")
     count = 1000 if limit is None else limit
     # The first face stands for the program that draws them all.
-    image, labels = drawn_faces.face_jpeg(seed, 0)
+    image, labels = face_jpeg(seed, 0)
     return Source(
         name="drawn",
         attribute_set=CELEBA,
-        keys=[drawn_faces.file_name(index) for index in range(count)],
+        keys=[file_name(index) for index in range(count)],
         labels=None,
-        splits=by_split([drawn_faces.split_of(index) for index in range(count)]),
+        splits=by_split([split_of(index) for index in range(count)]),
         reader=DrawnReader(seed),
         fallback_box=CELEBA_BOX,
         made_from=hashlib.sha256(image + labels.tobytes()).hexdigest(),

@@ -11,8 +11,8 @@ from absl import logging
 from etils import epath
 
 from landmarks.detector import LFW_BOX
-from landmarks.label_files import LabelError, bytes_of
 from landmarks.sources.base import Source, by_split, existing_folder, find
+from landmarks.sources.label_files import LabelError, bytes_of
 from landmarks.sources.readers import FileReader
 from mgmtn_jax.attributes import AttributeSet
 

@@ -1,0 +1,215 @@
+"""The result of an ablation, as a table for people, one for programs, and a picture."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+
+from mgmtn_jax.data import pipeline, schema
+from mgmtn_jax.evaluation import comparison
+
+_INK, _FAINT = "#0072b2", "#999999"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One network. Accuracies are in percent, and None where undefined.
+
+    Attributes:
+      cell: its name.
+      accuracies: mean accuracy of each seed.
+      balanced_accuracy: mean over seeds, like all that follow.
+      difference: to the first row in points; None in the first row itself.
+      mask_iou: mean over regions, a fraction; None for a network that predicts no masks.
+      per_group: group -> accuracy.
+    """
+
+    cell: str
+    accuracies: tuple[float, ...]
+    balanced_accuracy: float | None
+    difference: comparison.Difference | None
+    mask_iou: float | None
+    per_group: Mapping[str, float | None]
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.accuracies))
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds, estimated from them; None if there is one."""
+        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else None
+
+
+class Labels(NamedTuple):
+    """The split that the table is about."""
+
+    keys: list[str]
+    attributes: Int[np.ndarray, "N A"]
+
+
+def read_labels(data_dir: epath.PathLike, split: str) -> Labels:
+    """The keys and labels of a split.
+
+    Raises:
+      ValueError: if no label is known.
+    """
+    records = list(pipeline.read_records(data_dir, split))
+    labels = np.array([record.attributes for record in records])
+    if not (labels != schema.UNKNOWN).any():
+        raise ValueError(f"{data_dir} has no known label in its split {split!r}")
+    return Labels([record.key for record in records], labels)
+
+
+def summarize(evaluated: Mapping[str, Sequence[Path]], labels: Labels) -> list[Row]:
+    """A row for each cell.
+
+    Args:
+      evaluated: cell -> what `experiments.evaluate` wrote, a folder for every seed. The first cell
+        is the one that the others are compared with.
+      labels: of the faces that were evaluated.
+
+    Raises:
+      ValueError: if a folder is about other faces.
+    """
+    baseline = next(iter(evaluated))
+    correct = {
+        cell: np.mean([_read_correctness(folder, labels) for folder in folders], axis=0)
+        for cell, folders in evaluated.items()
+    }
+    rows = []
+    for cell, folders in evaluated.items():
+        summaries = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+        difference = comparison.paired_bootstrap(correct[baseline], correct[cell])
+        rows.append(
+            Row(
+                cell,
+                accuracies=tuple(summary["mean_accuracy"] for summary in summaries),
+                balanced_accuracy=_mean(s["mean_balanced_accuracy"] for s in summaries),
+                difference=None if cell == baseline else difference,
+                mask_iou=_mean(summary["mean_mask_miou"] for summary in summaries),
+                per_group={
+                    group: _mean(summary["per_group"][group]["accuracy"] for summary in summaries)
+                    for group in summaries[0]["per_group"]
+                },
+            )
+        )
+    return rows
+
+
+def write(out_dir: Path, rows: Sequence[Row], *, title: str, provenance: Mapping[str, str]) -> None:
+    """Writes `ablation.md`, `ablation.csv` and `ablation.svg`.
+
+    Args:
+      out_dir: where they go.
+      rows: the first is the one that the others are compared with.
+      title: of the table.
+      provenance: what a reader needs to get the same figures, as label -> text.
+    """
+    (out_dir / "ablation.md").write_text(_markdown(rows, title, provenance))
+    with (out_dir / "ablation.csv").open("w", newline="") as file:
+        table = [_fields(row) for row in rows]
+        writer = csv.DictWriter(file, table[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    _draw(out_dir / "ablation.svg", rows, title)
+
+
+def _read_correctness(folder: Path, labels: Labels) -> Float[np.ndarray, "N A"]:
+    keys, _, probabilities = comparison.read_predictions(folder / "predictions.csv")
+    if keys != labels.keys:
+        raise ValueError(f"{folder} was made from other faces than the data set holds now")
+    return comparison.correctness(probabilities, labels.attributes)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean over seeds; None where the figure is undefined, which it then is for all."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _markdown(rows: Sequence[Row], title: str, provenance: Mapping[str, str]) -> str:
+    baseline, groups = rows[0].cell, list(rows[0].per_group)
+    header = ["network", "seeds", "accuracy", "balanced", f"above {baseline}", "mask IoU", *groups]
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
+    for row in rows:
+        spread = "" if row.deviation is None else f" ± {row.deviation:.2f}"
+        lines.append(
+            [
+                row.cell,
+                str(len(row.accuracies)),
+                f"{row.accuracy:.2f}{spread}",
+                _figure(row.balanced_accuracy),
+                "–"
+                if row.difference is None
+                else "{:+z.2f} [{:+z.2f}, {:+z.2f}]".format(*row.difference),
+                _figure(row.mask_iou, digits=3),
+                *(_figure(row.per_group[group]) for group in groups),
+            ]
+        )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    facts = "\n".join(f"- {label}: {text}" for label, text in provenance.items())
+    return f"""# {title}
+
+Accuracies in percent: unweighted means over attributes, and over seeds; ± is the standard deviation
+over seeds. "above {baseline}" is in points, with a 95 % interval: a paired bootstrap over images of
+the seeds' mean. The columns on the right are the accuracies of the groups.
+
+{table}
+
+{facts}
+"""
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _fields(row: Row) -> dict[str, str | int | float | None]:
+    """A row of the CSV; what is undefined is an empty field."""
+    difference = row.difference or (None, None, None)
+    figures = {
+        "mean_accuracy": row.accuracy,
+        "standard_deviation": row.deviation,
+        "mean_balanced_accuracy": row.balanced_accuracy,
+        **dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)),
+        "mean_mask_miou": row.mask_iou,
+        **{f"accuracy_{group}": accuracy for group, accuracy in row.per_group.items()},
+    }
+    rounded = {k: None if v is None else round(v, 4) for k, v in figures.items()}
+    return {"cell": row.cell, "seeds": len(row.accuracies), **rounded}
+
+
+def _draw(path: Path, rows: Sequence[Row], title: str) -> None:
+    """Differences to the first row with their intervals, and a faint dot below for every seed."""
+    baseline = rows[0]
+    with matplotlib.rc_context({"svg.hashsalt": "mgmtn", "font.size": 9}):
+        figure = Figure(figsize=(7, 1.2 + 0.4 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvline(0, color=_FAINT, linewidth=0.8)
+        for y, row in enumerate(rows):
+            seeds = np.array(row.accuracies) - baseline.accuracy
+            axes.plot(seeds, np.full(len(seeds), y + 0.2), "o", color=_FAINT, markersize=3)
+            if row.difference is not None:
+                axes.plot(row.difference[1:], (y, y), color=_INK, linewidth=1.6)
+            axes.plot(row.accuracy - baseline.accuracy, y, "o", color=_INK, markersize=6)
+            axes.annotate(
+                f"{row.accuracy:.2f} %", (1.01, y), xycoords=("axes fraction", "data"), va="center"
+            )
+        axes.set_yticks(range(len(rows)), [row.cell for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(f"points of mean accuracy above {baseline.cell}, 95 % interval over images")
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.grid(axis="x", alpha=0.2)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        figure.savefig(path, metadata={"Date": None})

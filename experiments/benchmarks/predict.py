@@ -1,0 +1,117 @@
+"""How fast photographs are answered, beside its two halves measured apart."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.photographs.faces import FaceFinder, FoundFace
+from experiments.photographs.prediction import executor, find_images, predict
+from mgmtn_jax.data.images import MAX_PIXELS
+from mgmtn_jax.evaluation.predictor import Predictor
+
+
+def predict_figure(
+    predictor: Predictor,
+    paths: Sequence[str],
+    limit: int,
+    batch_size: int,
+    num_workers: int,
+    rounds: int,
+) -> dict[str, Any]:
+    """Measures `experiments.predict` on photographs.
+
+    Args:
+      predictor: the network.
+      paths: images and folders.
+      limit: how many images, the first by name.
+      batch_size: faces at a time.
+      num_workers: processes, at most.
+      rounds: the medians of so many measurements count.
+
+    Returns:
+      Seconds to read the images and find and align the faces, in this process alone and by
+      `num_workers` processes; seconds of the network alone; seconds of the whole, overlays and
+      all; and the sums of the first two, by each way to find, over the whole.
+
+    Raises:
+      FileNotFoundError: if there is no such image.
+      ValueError: if an image cannot be read.
+    """
+    size = predictor.config.data.image_size
+    find = functools.partial(FaceFinder(0, MAX_PIXELS), size=size)
+    files = find_images(paths)[:limit]
+    found = _find(map, find, files)  # The first time, models are loaded.
+    _ask(predictor, found, batch_size)  # And programs compiled.
+    seconds = []
+    for _ in range(rounds):
+        with executor(num_workers) as pool:
+            _find(pool.map, find, files[: 8 * num_workers])  # Until all have loaded theirs.
+            times = [
+                _seconds(_find, map, find, files),
+                _seconds(_find, pool.map, find, files),
+                _seconds(_ask, predictor, found, batch_size),
+                _seconds(_predict, predictor, pool, files, batch_size),
+            ]
+        seconds.append(times)
+    apart = [((one + net) / whole, (many + net) / whole) for one, many, net, whole in seconds]
+    one, many, network, whole = map(statistics.median, zip(*seconds, strict=True))
+    return {
+        "figure": "predict",
+        "images": len(files),
+        "faces": len(found),
+        "num_workers": num_workers,
+        "find_seconds": one,
+        "find_seconds_by_workers": many,
+        "network_seconds": network,
+        "seconds": whole,
+        "images_per_second": len(files) / whole,
+        "ratio": statistics.median(ratio for ratio, _ in apart),
+        "ratio_by_workers": statistics.median(ratio for _, ratio in apart),
+    }
+
+
+def _find(
+    run: Callable[..., Iterable[list[FoundFace]]],
+    find: Callable[[Path], list[FoundFace]],
+    files: Sequence[Path],
+) -> list[FoundFace]:
+    return [face for faces in run(find, files) for face in faces]
+
+
+def _ask(predictor: Predictor, found: Sequence[FoundFace], batch_size: int) -> None:
+    for first in range(0, len(found), batch_size):
+        batch = found[first : first + batch_size]
+        predictor(np.stack([face.image for face in batch]))
+
+
+def _predict(predictor: Predictor, pool: Executor, files: Sequence[Path], batch_size: int) -> None:
+    with (
+        tempfile.TemporaryDirectory() as out_dir,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        predict(
+            predictor,
+            pool,
+            files,
+            FaceFinder(0, MAX_PIXELS),
+            Path(out_dir),
+            batch_size=batch_size,
+        )
+
+
+def _seconds(call: Callable[..., Any], *arguments: Any) -> float:
+    begin = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - begin

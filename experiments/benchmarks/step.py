@@ -1,0 +1,203 @@
+"""What a face costs each network: parameters, multiply-adds, time and memory."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from experiments.configs import common
+from mgmtn_jax.attributes import CELEBA
+from mgmtn_jax.evaluation import prediction
+from mgmtn_jax.models import functional
+from mgmtn_jax.models.build import network_builder
+from mgmtn_jax.training import optimization
+from mgmtn_jax.training.step import init_state, make_train_step
+
+VARIANTS = (
+    "trunk=resnet50 name=global",
+    "trunk=resnet50",
+    "trunk=resnest50d name=global",
+    "trunk=resnest50d",
+    "trunk=resnest50d masks=unet mask_width=64",
+)
+"""Plain ResNet-50; with FCNHead and G2FF; both of ResNeSt-50; and the reported form."""
+
+_TURN_SECONDS = 0.3  # Shorter calls are repeated for so long, or starting them is what is timed.
+
+
+class _Subject(NamedTuple):
+    """A compiled network on one device.
+
+    Attributes:
+      figures: what is known without a clock.
+      calls: forward and train; each starts its program and returns what it will write.
+    """
+
+    figures: dict[str, Any]
+    calls: tuple[Callable[[], Any], Callable[[], Any]]
+
+
+def step_figures(
+    variants: Sequence[str], image_size: int, batch_size: int, rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Times all networks in turns, several times over, so that a busy minute hits all.
+
+    Args:
+      variants: fields of `config.model` that differ from `common.py`, as in `VARIANTS`. The first
+        is what the others are compared with.
+      image_size: pixels a side.
+      batch_size: faces in a batch.
+      rounds: how often each is timed.
+
+    Yields:
+      For each variant the number of parameters; multiply-adds of one face, forward; the median
+      seconds of a batch forward (attributes and masks) and of a whole training step; faces trained
+      a second; bytes of the step's arguments and of what it keeps meanwhile. Ratios are to the
+      first variant; those of times are the medians over the rounds. What a backend of XLA cannot
+      say is None.
+
+    Raises:
+      ValueError: if a variant is not one.
+    """
+    configs = [variant_config(variant, image_size, batch_size) for variant in variants]
+    subjects = []
+    for variant, config in zip(variants, configs, strict=True):
+        begin = time.perf_counter()
+        subjects.append(_prepare(config))
+        logging.info("compiled %s in %.0f s", variant, time.perf_counter() - begin)
+    repeats = [[_repeats(call) for call in subject.calls] for subject in subjects]
+    seconds = np.empty((rounds, len(subjects), 2))
+    order = list(range(len(subjects)))
+    for turn in range(rounds):
+        for i in order if turn % 2 else reversed(order):
+            pairs = zip(subjects[i].calls, repeats[i], strict=True)
+            seconds[turn, i] = [_seconds(call, count) for call, count in pairs]
+    for i, (variant, subject) in enumerate(zip(variants, subjects, strict=True)):
+        forward_seconds, step_seconds = np.median(seconds[:, i], axis=0)
+        forward_ratio, step_ratio = np.median(seconds[:, i] / seconds[:, 0], axis=0)
+        work, work_of_first = (s.figures["multiply_adds"] for s in (subject, subjects[0]))
+        yield {
+            "figure": "step",
+            "variant": variant,
+            "device": jax.devices()[0].device_kind,
+            "image_size": image_size,
+            "batch_size": batch_size,
+            **subject.figures,
+            "forward_seconds": forward_seconds,
+            "step_seconds": step_seconds,
+            "images_per_second": batch_size / step_seconds,
+            "multiply_adds_ratio": work_of_first and work / work_of_first,
+            "forward_ratio": forward_ratio,
+            "step_ratio": step_ratio,
+        }
+
+
+def variant_config(variant: str, image_size: int, batch_size: int) -> ml_collections.ConfigDict:
+    """The config of a variant.
+
+    Raises:
+      ValueError: if it names no field of `config.model`, or not a value of its type.
+    """
+    config = common.get_config()
+    config.data.image_size, config.data.batch_size = image_size, batch_size
+    for word in variant.split():
+        field, _, value = word.partition("=")
+        if field not in config.model:
+            known = ", ".join(config.model)
+            raise ValueError(f"variant {variant!r}: {field} is not one of {known}")
+        kind = type(config.model[field])
+        try:
+            config.model[field] = kind(value)
+        except ValueError as error:
+            raise ValueError(f"variant {variant!r}: {word} is not of {kind.__name__}") from error
+    return config
+
+
+def _prepare(config: ml_collections.ConfigDict) -> _Subject:
+    build = network_builder(config, CELEBA)
+    network = functional.create(build)
+    optimizer, schedule = optimization.create_optimizer(config, num_steps=10_000)
+    init = functools.partial(init_state, build, optimizer)
+    state = _fill(jax.eval_shape(init, jax.random.key(0)))
+    batch = jax.device_put(noise(config.data.image_size, config.data.batch_size))
+    dtype = jnp.dtype(config.model.dtype)
+
+    def predict(
+        params: functional.Variables, batch_stats: functional.Variables, images: jax.Array
+    ) -> list[jax.Array]:
+        outputs, _ = network(params, batch_stats, prediction.normalize(images, dtype))
+        return [jax.nn.sigmoid(logits) for logits in outputs if logits is not None]
+
+    lowered = jax.jit(predict).lower(state["params"], state["batch_stats"], batch["image"])
+    predict_compiled = lowered.compile()
+    step = make_train_step(network, optimizer, schedule, config, CELEBA)
+    step_compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+
+    def forward() -> Any:
+        return predict_compiled(state["params"], state["batch_stats"], batch["image"])
+
+    def train() -> Any:
+        nonlocal state
+        state, scalars = step_compiled(state, batch)
+        return scalars
+
+    # Of the program before XLA optimizes it, so that the count is the same on every device.
+    cost = lowered.cost_analysis()
+    memory = step_compiled.memory_analysis()
+    figures = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state["params"])),
+        "multiply_adds": cost and round(cost["flops"] / 2 / config.data.batch_size),
+        "step_bytes": memory and memory.argument_size_in_bytes + memory.temp_size_in_bytes,
+    }
+    return _Subject(figures, (forward, train))
+
+
+def _fill(shapes: functional.State) -> functional.State:
+    """A state whose activations keep their size. `init_state` takes XLA longer than the step."""
+    rng = np.random.default_rng(0)
+
+    def parameter(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.ndim < 2:
+            return np.ones(leaf.shape, leaf.dtype)
+        fan_in = math.prod(leaf.shape[:-1])
+        return rng.normal(0, math.sqrt(2 / fan_in), leaf.shape).astype(leaf.dtype)
+
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    for name in ("params", "batch_stats"):
+        state[name] = jax.tree.map(parameter, shapes[name])
+    return jax.device_put(state)
+
+
+def noise(image_size: int, batch_size: int) -> dict[str, np.ndarray]:
+    """A batch as the pipeline makes it; what is in it makes no step faster or slower."""
+    rng = np.random.default_rng(0)
+    shape = (batch_size, image_size, image_size, 3)
+    return {
+        "image": rng.integers(0, 256, shape, np.uint8),
+        "landmarks": rng.uniform(0, image_size, (batch_size, 68, 2)).astype(np.float32),
+        "landmarks_valid": np.ones(batch_size, np.bool_),
+        "attributes": rng.integers(0, 2, (batch_size, len(CELEBA.names))).astype(np.int8),
+        "valid": np.ones(batch_size, np.bool_),
+    }
+
+
+def _repeats(call: Callable[[], Any]) -> int:
+    _seconds(call, 1)  # The first run also loads the program.
+    return max(1, round(_TURN_SECONDS / _seconds(call, 1)))
+
+
+def _seconds(call: Callable[[], Any], count: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(count):
+        result = call()
+    jax.block_until_ready(result)
+    return (time.perf_counter() - begin) / count

@@ -1,0 +1,212 @@
+"""A trained network, restored from its folder alone, and one pass over a split with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import tqdm
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import Float, Int, UInt8
+
+from mgmtn_jax.attributes import REGIONS, AttributeSet
+from mgmtn_jax.evaluation import prediction
+from mgmtn_jax.models import functional
+from mgmtn_jax.models.build import network_builder
+from mgmtn_jax.runs import partitioning
+from mgmtn_jax.runs.checkpoints import load_metadata, load_model
+
+_FACES_AT_A_TIME = 64  # on each device
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a network says of N faces.
+
+    Attributes:
+      probabilities: of yes.
+      attributes: the labels: 1, 0, -1 unknown.
+      index: position of each face in its split.
+      mask_iou: region -> intersection over union of all predicted and drawn cells of the split,
+        empty for networks without masks.
+    """
+
+    probabilities: Float[np.ndarray, "n a"]
+    attributes: Int[np.ndarray, "n a"]
+    index: Int[np.ndarray, " n"]
+    mask_iou: dict[str, float]
+
+
+def predict_split(
+    eval_step: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
+    batches: Iterable[dict[str, np.ndarray]],
+    mesh: Mesh,
+    num_batches: int | None = None,
+) -> Predictions:
+    """One pass over a split.
+
+    Args:
+      eval_step: the jitted evaluation step with the parameters bound; its results are replicated,
+        so that every process holds them whole.
+      batches: this process's evaluation batches.
+      mesh: of the evaluation.
+      num_batches: for the progress bar.
+    """
+    columns: dict[str, list[np.ndarray]] = {"probabilities": [], "attributes": [], "index": []}
+    intersection = np.zeros(len(REGIONS), np.int64)
+    union = np.zeros(len(REGIONS), np.int64)
+    for batch in tqdm.tqdm(batches, "evaluate", num_batches, unit="batch", disable=None):
+        result = jax.device_get(eval_step(partitioning.shard_batch(mesh, batch)))
+        valid = result["valid"]
+        for name, rows in columns.items():
+            rows.append(result[name][valid])
+        if "union" in result:
+            intersection += result["intersection"].sum(0, dtype=np.int64)
+            union += result["union"].sum(0, dtype=np.int64)
+    arrays = {name: np.concatenate(rows) for name, rows in columns.items()}
+    return Predictions(
+        **arrays,
+        mask_iou={
+            region: float(intersection[k] / union[k])
+            for k, region in enumerate(REGIONS)
+            if union[k]
+        },
+    )
+
+
+class FacePredictions(NamedTuple):
+    """What a network says of aligned faces.
+
+    Attributes:
+      probabilities: of yes, in the order of the attribute set.
+      masks: probability of each region of `REGIONS`; None for networks that predict no masks.
+    """
+
+    probabilities: Float[np.ndarray, "n a"]
+    masks: Float[np.ndarray, "n m m 8"] | None
+
+
+class Predictor:
+    """A trained network as a function of aligned faces.
+
+    Attributes:
+      config: the resolved config it was trained with.
+      attributes: names and groups of what it predicts.
+      step: of the checkpoint.
+      revision: git revision of the code that trained it.
+      network: the network without its arrays.
+      model: its params and batch_stats.
+      mesh: all devices of the process group.
+    """
+
+    def __init__(
+        self,
+        network: functional.Network,
+        model: dict[str, Any],
+        config: ml_collections.ConfigDict,
+        attributes: AttributeSet,
+        step: int,
+        revision: str,
+        mesh: Mesh,
+    ) -> None:
+        self.config, self.attributes = config, attributes
+        self.step, self.revision, self.mesh = step, revision, mesh
+        self.network, self.model = network, model
+        batch, whole = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
+        placed = jax.tree.map(lambda leaf: leaf.sharding, model)
+        self._eval_step = jax.jit(
+            prediction.make_eval_step(network, config),
+            in_shardings=(placed["params"], placed["batch_stats"], batch),
+            out_shardings=whole,
+        )
+
+    @classmethod
+    def from_workdir(cls, workdir: epath.PathLike, step: int | None = None) -> Predictor:
+        """Restores a network on all devices of this process group, whatever it was trained on.
+
+        Args:
+          workdir: of the training run; nothing but its checkpoints is read.
+          step: of the checkpoint; the newest by default.
+
+        Raises:
+          FileNotFoundError: if there is no such checkpoint.
+          ValueError: if it is damaged.
+        """
+        step, metadata = load_metadata(workdir, step)
+        config = ml_collections.ConfigDict(metadata["config"])
+        attributes = AttributeSet.from_dict(metadata["attributes"])
+        build = network_builder(config, attributes)
+        mesh = partitioning.create_mesh(-1, 1, jax.device_count())
+        params, batch_stats = jax.eval_shape(
+            lambda key: functional.init(build, key), jax.random.key(0)
+        )
+        model = {"params": params, "batch_stats": batch_stats}
+        abstract = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            model,
+            partitioning.state_shardings(mesh, model),
+        )
+        model = load_model(workdir, step, abstract)
+        network = functional.create(build)
+        return cls(network, model, config, attributes, step, metadata["revision"], mesh)
+
+    @property
+    def needs_landmarks(self) -> bool:
+        """Whether it draws its masks from landmarks (`OracleMasks`)."""
+        return self.config.model.name == "mgmtn" and self.config.model.masks == "oracle"
+
+    def eval_step(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """`prediction.make_eval_step` with this network's parameters, on a sharded batch."""
+        return self._eval_step(self.model["params"], self.model["batch_stats"], batch)
+
+    def __call__(
+        self,
+        images: UInt8[np.ndarray, "n s s 3"],
+        landmarks: Float[np.ndarray, "n 68 2"] | None = None,
+    ) -> FacePredictions:
+        """Predicts aligned faces of any number.
+
+        A batch is filled up to a power of two, so that few sizes are ever compiled.
+
+        Args:
+          images: RGB, as `data.alignment` crops them, `config.data.image_size` pixels a side.
+          landmarks: x then y in pixels of the crop; needed by oracle masks alone.
+
+        Raises:
+          ValueError: if the faces are not uint8 of the size the network was trained on, or it
+            draws its masks from landmarks and there are none.
+        """
+        size = self.config.data.image_size
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+            raise ValueError(
+                f"expected uint8 faces of {size}x{size} pixels, got {images.dtype} {images.shape}"
+            )
+        if landmarks is None:
+            if self.needs_landmarks:
+                raise ValueError("the network's masks are drawn from landmarks, and there are none")
+            landmarks = np.zeros((len(images), 68, 2), np.float32)
+        most = _FACES_AT_A_TIME * jax.device_count()
+        parts = [
+            self._predict(images[first : first + most], landmarks[first : first + most])
+            for first in range(0, max(len(images), 1), most)
+        ]
+        probabilities = np.concatenate([part.probabilities for part in parts])
+        masks = [part.masks for part in parts if part.masks is not None]
+        return FacePredictions(probabilities, np.concatenate(masks) if masks else None)
+
+    def _predict(self, images: np.ndarray, landmarks: np.ndarray) -> FacePredictions:
+        rows = max(-(-len(images) // jax.device_count()), 1)
+        missing = jax.device_count() * (1 << (rows - 1).bit_length()) - len(images)
+        batch = {
+            "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
+            "landmarks": np.pad(landmarks, ((0, missing), (0, 0), (0, 0))).astype(np.float32),
+            "landmarks_valid": np.arange(len(images) + missing) < len(images),
+        }
+        result = jax.device_get(self.eval_step(partitioning.shard_batch(self.mesh, batch)))
+        masks = result["masks"][: len(images)] if "masks" in result else None
+        return FacePredictions(result["probabilities"][: len(images)], masks)

@@ -1,0 +1,84 @@
+"""Whether a network judges some people worse than others."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.evaluation import bootstrap, metrics
+from mgmtn_jax.evaluation.counts import mean_defined
+
+
+def check(slice_by: Sequence[str], attribute_set: AttributeSet) -> None:
+    """Raises a ValueError that names what is no attribute, and what it may have been meant for."""
+    for name in slice_by:
+        if name not in attribute_set.names:
+            nearest = difflib.get_close_matches(name, attribute_set.names, 1)
+            hint = f": did you mean {nearest[0]}?" if nearest else ""
+            raise ValueError(f"cannot slice by {name!r}, which is no attribute of these{hint}")
+
+
+def accuracy_gaps(
+    probabilities: Float[np.ndarray, "N A"],
+    attributes: Int[np.ndarray, "N A"],
+    attribute_set: AttributeSet,
+    slice_by: Sequence[str],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How differently faces with and without an attribute are judged, by the attribute.
+
+    Returns:
+      For each of `slice_by` a dict of `yes` and `no`, each with `num_examples` (faces so labelled),
+      `mean_accuracy` and `mean_accuracy_interval` over all other attributes, and `gaps`: for each
+      of these the accuracies `yes` and `no` and their difference `gap` in points, the largest gap
+      of either sign first. Attributes without a known label on one side have no gap and are left
+      out.
+
+    Raises:
+      ValueError: see `check`.
+    """
+    check(slice_by, attribute_set)
+    slices = {}
+    for name in slice_by:
+        index = attribute_set.names.index(name)
+        others = [a for a in range(len(attribute_set.names)) if a != index]
+        sides: dict[str, dict[str, Any]] = {}
+        accuracies = {}
+        for side, label in (("yes", 1), ("no", 0)):
+            rows = np.flatnonzero(attributes[:, index] == label)
+            chosen = probabilities[rows][:, others], attributes[rows][:, others]
+            sides[side] = {
+                "num_examples": len(rows),
+                "mean_accuracy": None,
+                "mean_accuracy_interval": None,
+            }
+            accuracies[side] = np.full(len(others), np.nan)
+            if len(rows) and others:
+                accuracies[side] = metrics.attribute_metrics(*chosen)["accuracy"]
+                resampled = bootstrap.bootstrap_means(
+                    *chosen, num_resamples=num_resamples, seed=seed
+                )
+                sides[side] |= {
+                    "mean_accuracy": metrics.number(mean_defined(accuracies[side])),
+                    "mean_accuracy_interval": bootstrap.interval(resampled["accuracy"]),
+                }
+        gaps = accuracies["yes"] - accuracies["no"]
+        order = [a for a in np.argsort(-np.abs(gaps), kind="stable") if not np.isnan(gaps[a])]
+        slices[name] = {
+            **sides,
+            "gaps": {
+                attribute_set.names[others[a]]: {
+                    "yes": float(accuracies["yes"][a]),
+                    "no": float(accuracies["no"][a]),
+                    "gap": float(gaps[a]),
+                }
+                for a in order
+            },
+        }
+    return slices

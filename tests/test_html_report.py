@@ -1,0 +1,263 @@
+"""The report is one readable file: nothing outside it, everything in it."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
+from mgmtn_jax.evaluation import metrics, slices, thresholds
+from mgmtn_jax.report import html_report, pictures
+
+HISTORY = [
+    {"step": 10, "split": "train", "loss": 2.0, "mask_loss": 0.9, "images_per_second": 80.0},
+    {"step": 20, "split": "train", "loss": 1.0, "mask_loss": 0.4, "learning_rate": 1e-3},
+    {"step": 20, "split": "validation", "loss": 1.1, "accuracy": 85.0},
+]
+
+
+class Page(html.parser.HTMLParser):
+    """Start tags with their attributes, and the text of the cells of the attribute table."""
+
+    VOID = frozenset({"img", "input", "link", "meta", "path", "use", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.rows, self.text = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if "tr" in self.open and self.rows[-1]:
+            self.rows[-1][-1] += data.strip()
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def example(rng, num_attributes, masks=True, question=None):
+    return html_report.FaceExample(
+        image=rng.integers(0, 256, (227, 227, 3), dtype=np.uint8),
+        masks=rng.random((28, 28, 8)).astype(np.float32) if masks else None,
+        probabilities=rng.random(num_attributes).astype(np.float32),
+        attributes=rng.integers(-1, 2, num_attributes),
+        key="folder/<face> & co.jpg",
+        question=question,
+    )
+
+
+def evaluated(attribute_set, *, masks=True, num_images=50):
+    """Metrics with everything a report can show, and what they are of."""
+    rng = np.random.default_rng(0)
+    shape = (num_images, len(attribute_set.names))
+    probabilities, labels = rng.random(shape), rng.integers(0, 2, shape)
+    labels[:, 0] = -1
+    ious = dict.fromkeys(REGIONS, 0.8) if masks else None
+    figures = metrics.summarize(probabilities, labels, attribute_set, ious, num_resamples=10)
+    return {"metrics": figures, "probabilities": probabilities, "attributes": labels}
+
+
+def sheet(*faces):
+    return html_report.Sheet("Examples", "Some faces.", faces)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    rng = np.random.default_rng(1)
+    complete = evaluated(CELEBA)
+    arrays = complete["probabilities"], complete["attributes"]
+    complete["metrics"]["slices"] = slices.accuracy_gaps(
+        *arrays, CELEBA, ["Male", "Bald"], num_resamples=10
+    )
+    complete["metrics"]["tuned"] = {
+        "split": "validation",
+        "num_examples": 50,
+        **thresholds.figures(*arrays, thresholds.tune(*arrays), CELEBA),
+    }
+    complete["metrics"]["against"] = {
+        "workdir": "runs/<other>",
+        "step": 7,
+        "mean_accuracy": 49.0,
+        "difference": {"mean": -0.5, "low": -1.25, "high": 0.25},
+        "per_attribute": {"Bald": {"this": 50.0, "other": 52.0, "difference": -2.0}},
+    }
+    path = html_report.write_report(
+        tmp_path_factory.mktemp("report") / "made" / "here",
+        title="Drawn faces",
+        **complete,
+        history=HISTORY,
+        sheets=[
+            sheet(*(example(rng, 40, question=name) for name in ("Male", "Young"))),
+            sheet(*(example(rng, 40) for _ in range(24))),
+        ],
+        provenance={"Step": 20, "Configuration": {"model": {"name": "mgmtn"}}},
+    )
+    assert path.name == "index.html"
+    return path.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_nothing_is_fetched_and_the_page_is_small(text, page):
+    assert "http://" not in text
+    assert "https://" not in text
+    assert len(text.encode()) < 5_000_000
+    addresses = [
+        attrs[name] for _, attrs in page.tags for name in ("src", "href", "srcset") if name in attrs
+    ]
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    # The closing tag of every opened one was seen in order.
+    assert page.open == []
+
+
+def test_every_attribute_is_in_the_table_by_falling_gain_with_unknown_ones_last(text, page):
+    rows = [row for row in page.rows if len(row) == 10][1:]
+    assert sorted(row[0].replace(" ", "_") for row in rows) == sorted(CELEBA.names)
+    gains = [float(row[2].replace("−", "-")) for row in rows[:-1]]
+    assert gains == sorted(gains, reverse=True)
+    assert rows[-1][0] == "5 o Clock Shadow"
+    assert rows[-1][2:] == ["–"] * 8
+    # One attribute has no label: it has a dash and no bar.
+    assert text.count('<i style="width:', text.index("<tbody>"), text.index("</tbody>")) == 39
+
+
+def test_columns_are_sorted_by_buttons_that_say_so(page):
+    heads = [attrs for attrs in page.all("th") if attrs.get("scope") == "col"][:10]
+    assert [head.get("aria-sort") for head in heads].count("descending") == 1
+    assert len(page.all("button")) == 10
+
+
+def test_pictures_decode_and_have_alternatives(page):
+    images = page.all("img")
+    # Each face: one picture, eight layers over it, eight thumbnails.
+    assert len(images) == 26 * 17
+    assert all("alt" in image for image in images)
+    layers = [image for image in images if "mask" in image.get("class", "")]
+    assert all(image["alt"] == "" for image in layers)
+    for image in images[:17]:
+        data = base64.b64decode(image["src"].partition(",")[2], validate=True)
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            expected = (176, 176) if picture.format == "WEBP" else (28, 28)
+            assert picture.size == expected
+
+
+def test_masks_keep_their_opacity_and_their_color():
+    mask = np.zeros((8, 8), np.float32)
+    mask[2:4, 5] = 1.0
+    uri = pictures.mask_uri(mask, "#56b4e9")
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+        pixels = np.asarray(picture.convert("RGBA"))
+    np.testing.assert_array_equal(pixels[..., 3], 255 * mask)
+    np.testing.assert_array_equal(pixels[3, 5, :3], [0x56, 0xB4, 0xE9])
+
+
+def test_every_region_has_a_switch_and_a_rule(text, page):
+    switches = {attrs["id"] for attrs in page.all("input")}
+    assert switches == {f"show-{region}" for region in REGIONS}
+    for region in REGIONS:
+        assert f"#show-{region}:not(:checked)) .mask-{region}" in text
+
+
+def test_ids_are_unique_and_references_resolve(text, page):
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    # The same clip path or marker may be drawn by two plots, then under the same id.
+    repeated = {name for name in ids if ids.count(name) > 1}
+    assert all(re.fullmatch(r"[mp][0-9a-f]+", name) for name in repeated)
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
+
+
+def test_plots_are_described_and_use_the_pages_colors(text, page):
+    labels = [attrs.get("aria-label", "") for attrs in page.all("figure")]
+    assert any("train from 2 at step 10 to 1 at step 20" in label for label in labels)
+    # Loss, mask loss, accuracy, learning rate; images_per_second is no curve. Two of all attributes
+    # and one for each that has a label.
+    assert len(page.all("svg")) == 4 + 2 + 39
+    assert any(label.startswith("Bald: average precision") for label in labels)
+    assert "var(--validation)" in text
+    assert "#01020" not in text
+
+
+def test_what_the_user_named_is_shown_as_text(text, page):
+    assert "<face>" not in text
+    assert any("folder/<face> & co.jpg" in data for data in page.text)
+
+
+def test_sections_say_what_was_compared_and_why_a_face_is_there(page):
+    text = " ".join(" ".join(page.text).split())
+    assert "is 0.50 points below it, 95 % interval −1.25 to +0.25" in text.replace("\xa0", " ")
+    assert "the choice of faces alone could explain the difference" in text
+    headings = [number for number, (tag, _) in enumerate(page.tags) if tag == "h2"]
+    assert len(headings) >= 6
+    assert {"Male", "Bald", "Examples"} <= {data.strip() for data in page.text}
+    asked = [attrs for attrs in page.all("span") if "verdict" in attrs.get("class", "")]
+    assert len(asked) == 2
+
+
+def test_configuration_is_folded(page):
+    folded = next(data for data in page.text if '"model"' in data)
+    assert json.loads(folded) == {"model": {"name": "mgmtn"}}
+
+
+def test_ones_own_attributes_without_masks_faces_or_history(tmp_path):
+    own = AttributeSet.create(("Hat", "Scarf"), {"clothes": ("Hat", "Scarf")})
+    path = html_report.write_report(
+        tmp_path,
+        title="Own attributes",
+        **evaluated(own, masks=False),
+        history=[],
+        sheets=[sheet(example(np.random.default_rng(0), 2, masks=False))],
+        provenance={},
+    )
+    page = Page(path.read_text())
+    assert len(page.all("img")) == 1
+    assert len(page.all("svg")) == 3
+    assert page.all("input") == []
+
+
+def test_a_split_without_any_label_still_gives_a_page(tmp_path):
+    own = AttributeSet.create(("Hat",))
+    path = html_report.write_report(
+        tmp_path, title="Empty", **evaluated(own), history=[], sheets=[], provenance={}
+    )
+    assert "Hat" in path.read_text()
+
+
+def test_the_same_run_gives_the_same_page(tmp_path):
+    pages = [
+        html_report.write_report(
+            tmp_path / name,
+            title="Twice",
+            **evaluated(CELEBA),
+            history=HISTORY,
+            sheets=[sheet(example(np.random.default_rng(0), 40))],
+            provenance={},
+        ).read_bytes()
+        for name in ("one", "two")
+    ]
+    assert pages[0] == pages[1]

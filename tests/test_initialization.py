@@ -1,0 +1,74 @@
+"""What a network starts with: what an earlier one has learned, as far as it fits."""
+
+import jax
+import numpy as np
+import pytest
+
+from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.models.build import network_builder
+from mgmtn_jax.training.initialization import with_pretrained
+from tests.helpers.stubs import random_variables
+from tests.helpers.tiny import tiny_config
+from tests.helpers.tiny_workdir import ATTRIBUTES, write_workdir
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return write_workdir(tmp_path_factory.mktemp("earlier"), seed=1)
+
+
+def _state(config, attributes):
+    params, batch_stats = random_variables(network_builder(config, attributes), seed=2)
+    return {"step": 0, "params": params, "batch_stats": batch_stats, "opt_state": {}, "ema": params}
+
+
+def _changed(before, after):
+    """The parts of a network whose every array with more than one axis differs."""
+    return {
+        part: all(
+            not np.array_equal(a, b)
+            for a, b in zip(
+                jax.tree.leaves(before[part]), jax.tree.leaves(after[part]), strict=True
+            )
+            if np.ndim(a) > 1
+        )
+        for part in before
+    }
+
+
+def test_all_but_the_heads_of_other_attributes_is_taken_over(workdir):
+    config = tiny_config(pretrained=str(workdir))
+    others = AttributeSet.create(["Smiling", "Bald", "Tall"])  # as many, but not the same
+    state = _state(config, others)
+    started = with_pretrained(config.model, others, state)
+    assert _changed(state["params"], started["params"]) == {
+        "trunk": True,
+        "aml": True,
+        "g2ff": True,
+        "heads": False,
+    }
+    jax.tree.map(np.testing.assert_array_equal, started["ema"], started["params"])
+    # The step writes over both.
+    averages, weights = (jax.tree.leaves(started[name]) for name in ("ema", "params"))
+    assert not any(map(np.may_share_memory, averages, weights))
+    assert started["step"] == 0
+
+
+def test_the_same_attributes_keep_their_heads(workdir):
+    config = tiny_config(pretrained=str(workdir))
+    state = _state(config, ATTRIBUTES)
+    started = with_pretrained(config.model, ATTRIBUTES, state)
+    assert all(_changed(state["params"], started["params"]).values())
+
+
+def test_a_baseline_takes_the_trunk_alone(workdir):
+    config = tiny_config(pretrained=str(workdir), name="global")
+    state = _state(config, ATTRIBUTES)
+    started = with_pretrained(config.model, ATTRIBUTES, state)
+    assert _changed(state["params"], started["params"]) == {"trunk": True, "head": False}
+
+
+def test_another_trunk_is_refused(workdir):
+    config = tiny_config(pretrained=str(workdir), width=16)
+    with pytest.raises(ValueError, match=r"model.width is 8 in .* and 16 here"):
+        with_pretrained(config.model, ATTRIBUTES, _state(config, ATTRIBUTES))
