@@ -29,7 +29,7 @@ from ml_collections import config_flags
 
 from experiments import cli
 from experiments.ablation.cells import CELLS, Run, check, claim, parse_seeds, plan
-from experiments.ablation.table import Labels, read_labels, summarize, write
+from experiments.ablation.table import LabelledSplit, read_labels, summarize, write
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.data.storage import is_local
 from mgmtn_jax.runs.workdir import git_revision, run_metadata
@@ -73,14 +73,14 @@ def ablate(
     if not is_local(out_dir):
         raise ValueError(f"--out={out_dir} must be a local folder")
     out = Path(out_dir)
-    attributes = schema.load_attribute_set(config.data.dir)
+    attribute_set = schema.load_attribute_set(config.data.dir)
     labels = read_labels(config.data.dir, split)
     num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
     num_steps = optimization.num_steps(config, num_examples)
-    check(config, attributes, seeds)
+    check(config, attribute_set, seeds)
 
     with _locked(out):
-        claim(out, run_metadata(config, attributes, num_examples))
+        claim(out, run_metadata(config, attribute_set, num_examples))
         runs = plan(out, seeds, config.train.seed)
         failed = []
         for number, run in enumerate(runs, 1):
@@ -147,7 +147,7 @@ def _call(arguments: Sequence[str]) -> int:
         raise
 
 
-def _write_table(out: Path, runs: Sequence[Run], labels: Labels, split: str) -> None:
+def _write_table(out: Path, runs: Sequence[Run], labels: LabelledSplit, split: str) -> None:
     """Writes the table of what is finished, once the baseline is."""
     finished: dict[str, list[Path]] = {cell: [] for cell in dict.fromkeys(r.cell for r in runs)}
     for run in runs:

@@ -76,26 +76,26 @@ def evaluate(
         raise ValueError(f"thresholds tuned on {split} itself would flatter it: tune on another")
     predictor = _restore(workdir, step, data_dir)
     other = None if against is None else _restore(against, None, data_dir)
-    slices.check(slice_by, predictor.attributes)
+    slices.check(slice_by, predictor.attribute_set)
     predictions = _predict(predictor, data_dir, split)
-    probabilities, attributes = predictions.probabilities, predictions.attributes
+    probabilities, labels = predictions.probabilities, predictions.labels
     summary = metrics.summarize(
-        probabilities, attributes, predictor.attributes, predictions.mask_iou or None
+        probabilities, labels, predictor.attribute_set, predictions.mask_iou or None
     )
     if slice_by:
         summary["slices"] = slices.accuracy_gaps(
-            probabilities, attributes, predictor.attributes, slice_by
+            probabilities, labels, predictor.attribute_set, slice_by
         )
     if tune_on is not None:
         tuned_on = _predict(predictor, data_dir, tune_on)
         summary["tuned"] = {
             "split": tune_on,
-            "num_examples": len(tuned_on.attributes),
+            "num_examples": len(tuned_on.labels),
             **thresholds.figures(
                 probabilities,
-                attributes,
-                thresholds.tune(tuned_on.probabilities, tuned_on.attributes),
-                predictor.attributes,
+                labels,
+                thresholds.tune(tuned_on.probabilities, tuned_on.labels),
+                predictor.attribute_set,
             ),
         }
     if other is not None:
@@ -103,7 +103,7 @@ def evaluate(
             "workdir": str(against),
             "step": other.step,
             **_comparison(
-                predictions, _predict(other, data_dir, split), predictor.attributes.names
+                predictions, _predict(other, data_dir, split), predictor.attribute_set.names
             ),
         }
     num_examples = summary["num_examples"]
@@ -124,7 +124,7 @@ def evaluate(
         _write_predictions(
             out / "predictions.csv",
             pipeline.split_keys(data_dir, split, predictions.index),
-            predictor.attributes.names,
+            predictor.attribute_set.names,
             probabilities,
         )
     faces = face_sheets.choose(predictor, predictions, data_dir, split, _NUM_FACES.value)
@@ -134,7 +134,7 @@ def evaluate(
             title=f"{predictor.config.model.name} on {split}, {num_examples} faces",
             metrics=summary,
             probabilities=probabilities,
-            attributes=attributes,
+            labels=labels,
             history=read_history(workdir),
             sheets=faces,
             provenance={
@@ -150,9 +150,9 @@ def evaluate(
 def _restore(workdir: epath.PathLike, step: int | None, data_dir: epath.PathLike) -> Predictor:
     """A network that predicts the attributes of the data set, in its order."""
     predictor = Predictor.from_workdir(workdir, step)
-    attributes = schema.load_attribute_set(data_dir)
-    if attributes.names != predictor.attributes.names:
-        differing = set(attributes.names) ^ set(predictor.attributes.names)
+    attribute_set = schema.load_attribute_set(data_dir)
+    if attribute_set.names != predictor.attribute_set.names:
+        differing = set(attribute_set.names) ^ set(predictor.attribute_set.names)
         raise ValueError(
             f"{data_dir} has other attributes than the network of {workdir}: "
             f"{', '.join(sorted(differing)) or 'the order differs'}"
@@ -185,11 +185,11 @@ def _comparison(this: Predictions, other: Predictions, names: Sequence[str]) -> 
     """What another network makes of the same faces, and the difference this one makes in points;
     attributes by the size of theirs."""
     difference = comparison.paired_bootstrap(
-        comparison.correctness(other.probabilities, other.attributes),
-        comparison.correctness(this.probabilities, this.attributes),
+        comparison.correctness(other.probabilities, other.labels),
+        comparison.correctness(this.probabilities, this.labels),
     )
     ours, theirs = (
-        metrics.attribute_metrics(predictions.probabilities, predictions.attributes)["accuracy"]
+        metrics.attribute_metrics(predictions.probabilities, predictions.labels)["accuracy"]
         for predictions in (this, other)
     )
     gains = ours - theirs

@@ -71,14 +71,14 @@ def train_and_evaluate(
     trace = profiling.Trace(profile, workdir / "profile")
 
     # --- data set
-    attributes = schema.load_attribute_set(config.data.dir)
+    attribute_set = schema.load_attribute_set(config.data.dir)
     num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
     steps_per_epoch = num_examples / config.data.batch_size
     num_steps = optimization.num_steps(config, num_examples)
 
     # --- mesh, network, optimizer
     mesh = partitioning.create_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
-    build = network_builder(config, attributes)
+    build = network_builder(config, attribute_set)
     network = functional.create(build, partitioning.parameters_at_use(mesh))
     optimizer, schedule = optimization.create_optimizer(config, num_steps)
 
@@ -91,7 +91,7 @@ def train_and_evaluate(
 
     # --- resume: the config is compared before the arrays are read, because its message is the
     # clearer one
-    metadata = workdir.run_metadata(config, attributes, num_examples)
+    metadata = workdir.run_metadata(config, attribute_set, num_examples)
     workdir.claim_workdir(workdir, metadata)
     checkpoints = Checkpoints(
         workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
@@ -102,7 +102,7 @@ def train_and_evaluate(
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         state = jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
         if config.model.pretrained:
-            started = with_pretrained(config.model, attributes, state)
+            started = with_pretrained(config.model, attribute_set, state)
             state = jax.device_put(started, shardings)
     start_step = int(state["step"])
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
@@ -126,12 +126,12 @@ def train_and_evaluate(
     batch_sharding, replicated = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
     train_step = (
         jax.jit(
-            make_train_step(network, optimizer, schedule, config, attributes),
+            make_train_step(network, optimizer, schedule, config, attribute_set),
             in_shardings=(shardings, batch_sharding),
             out_shardings=(shardings, replicated),
             donate_argnums=0,
         )
-        .lower(abstract_state, _abstract_batch(config, attributes, batch_sharding))
+        .lower(abstract_state, _abstract_batch(config, attribute_set, batch_sharding))
         .compile()
     )
     step_flops, peak_flops = profiling.step_flops(train_step), profiling.peak_flops()
@@ -225,7 +225,7 @@ def train_and_evaluate(
 
 
 def _abstract_batch(
-    config: ml_collections.ConfigDict, attributes: AttributeSet, sharding: NamedSharding
+    config: ml_collections.ConfigDict, attribute_set: AttributeSet, sharding: NamedSharding
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of a global training batch, as the pipeline's parts of it make it up."""
     count, size = config.data.batch_size, config.data.image_size
@@ -233,7 +233,7 @@ def _abstract_batch(
         "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
         "landmarks": jax.ShapeDtypeStruct((count, 68, 2), jnp.float32),
         "landmarks_valid": jax.ShapeDtypeStruct((count,), jnp.bool_),
-        "attributes": jax.ShapeDtypeStruct((count, len(attributes.names)), jnp.int8),
+        "labels": jax.ShapeDtypeStruct((count, len(attribute_set.names)), jnp.int8),
         "valid": jax.ShapeDtypeStruct((count,), jnp.bool_),
     }
     return partitioning.with_shardings(shapes, sharding)

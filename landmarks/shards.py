@@ -21,7 +21,7 @@ from etils import epath
 from jaxtyping import Int64
 
 from landmarks.detector import Detector
-from landmarks.sources import Face, Reader, Source
+from landmarks.sources import Reader, Source, SourceFace
 from landmarks.work_folder import SUMMARY, WORK_FOLDER
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import schema, storage
@@ -73,7 +73,7 @@ def plan_shards(source: Source, num_shards: int | None) -> list[Shard]:
 
 
 def make_record(
-    face: Face, reader: Reader, detector: Detector, max_pixels: int
+    face: SourceFace, reader: Reader, detector: Detector, max_pixels: int
 ) -> tuple[schema.Record, bool]:
     """One face, from its source to its record.
 
@@ -99,7 +99,7 @@ def make_record(
         landmarks=found.landmarks,
         face_box=found.box,
         landmark_source=found.landmark_source,
-        attributes=np.asarray(labels, np.int64),
+        labels=np.asarray(labels, np.int64),
     )
     return record, found.implausible
 
@@ -116,7 +116,7 @@ def _check_inside(box: tuple[float, float, float, float], height: int, width: in
 def write_shard(
     out_dir: epath.PathLike,
     shard: Shard,
-    faces: Sequence[Face],
+    faces: Sequence[SourceFace],
     reader: Reader,
     detector: Detector,
     max_pixels: int,

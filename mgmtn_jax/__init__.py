@@ -4,7 +4,7 @@ import mgmtn_jax
 
 predictor = mgmtn_jax.Predictor.from_workdir("runs/faces")
 probabilities, masks = predictor(images)  # uint8 (n, s, s, 3), aligned
-print(dict(zip(predictor.attributes.names, probabilities[0])))
+print(dict(zip(predictor.attribute_set.names, probabilities[0])))
 """
 
 from __future__ import annotations

@@ -29,30 +29,30 @@ def test_celeba_is_the_official_header_in_eight_groups():
     }
 
 
-def assert_consistent(attributes: AttributeSet) -> None:
+def assert_consistent(attribute_set: AttributeSet) -> None:
     """The maps between attributes and groups are each other's inverses."""
-    index = attributes.attribute_groups
-    assert index.shape == (len(attributes.names),)
-    members = [i for group in attributes.group_indices for i in group]
-    assert sorted(members) == list(range(len(attributes.names)))
+    index = attribute_set.attribute_groups
+    assert index.shape == (len(attribute_set.names),)
+    members = [i for group in attribute_set.group_indices for i in group]
+    assert sorted(members) == list(range(len(attribute_set.names)))
     for group, (name, indices) in enumerate(
-        zip(attributes.group_names, attributes.group_indices, strict=True)
+        zip(attribute_set.group_names, attribute_set.group_indices, strict=True)
     ):
         assert indices
         np.testing.assert_array_equal(np.flatnonzero(index == group), sorted(indices))
-        assert tuple(attributes.names[i] for i in indices) == attributes.groups[name]
-        assert all(attributes.group_of(attributes.names[i]) == name for i in indices)
-    assert len(attributes.region_indices) == len(attributes.groups)
-    assert all(0 <= region < len(REGIONS) for region in attributes.region_indices)
+        assert tuple(attribute_set.names[i] for i in indices) == attribute_set.groups[name]
+        assert all(attribute_set.group_of(attribute_set.names[i]) == name for i in indices)
+    assert len(attribute_set.region_indices) == len(attribute_set.groups)
+    assert all(0 <= region < len(REGIONS) for region in attribute_set.region_indices)
 
 
-def same_order(attributes: AttributeSet, other: AttributeSet) -> bool:
+def same_order(attribute_set: AttributeSet, other: AttributeSet) -> bool:
     """Equality of mappings forgets their order, and the heads of a checkpoint depend on it."""
-    return attributes == other and attributes.group_names == other.group_names
+    return attribute_set == other and attribute_set.group_names == other.group_names
 
 
-def restored(attributes: AttributeSet) -> AttributeSet:
-    return AttributeSet.from_dict(json.loads(attributes.to_json()))
+def restored(attribute_set: AttributeSet) -> AttributeSet:
+    return AttributeSet.from_dict(json.loads(attribute_set.to_json()))
 
 
 def test_celeba_maps_both_ways_and_survives_json():
@@ -69,45 +69,45 @@ def test_any_set_maps_both_ways_and_survives_json(data):
     for name in data.draw(st.lists(st.sampled_from(names), unique=True)):
         groups.setdefault(data.draw(st.sampled_from(REGIONS) | word), []).append(name)
     looks_at = {group: data.draw(st.sampled_from(REGIONS)) for group in groups}
-    attributes = AttributeSet.create(names, groups, looks_at)
-    assert attributes.names == tuple(names)
-    assert_consistent(attributes)
-    assert same_order(restored(attributes), attributes)
-    for group, region in zip(attributes.group_names, attributes.region_indices, strict=True):
+    attribute_set = AttributeSet.create(names, groups, looks_at)
+    assert attribute_set.names == tuple(names)
+    assert_consistent(attribute_set)
+    assert same_order(restored(attribute_set), attribute_set)
+    for group, region in zip(attribute_set.group_names, attribute_set.region_indices, strict=True):
         assert REGIONS[region] == looks_at.get(group, group)
 
 
 def test_celebas_names_fall_into_their_usual_groups_by_themselves():
-    attributes = AttributeSet.create(["Tattoo", "Smiling", "Big_Nose", "Bald"])
-    assert attributes.groups == {
+    attribute_set = AttributeSet.create(["Tattoo", "Smiling", "Big_Nose", "Bald"])
+    assert attribute_set.groups == {
         "nose": ("Big_Nose",),
         "hair": ("Bald",),
         "object": ("Smiling", "Tattoo"),
     }
-    assert attributes.group_names == ("nose", "hair", "object")
-    np.testing.assert_array_equal(attributes.attribute_groups, [2, 2, 0, 1])
+    assert attribute_set.group_names == ("nose", "hair", "object")
+    np.testing.assert_array_equal(attribute_set.attribute_groups, [2, 2, 0, 1])
 
 
 def test_groups_that_are_given_replace_the_usual_ones():
     assert AttributeSet.create(["Bald", "Big_Nose"], {}).groups == {"object": ("Bald", "Big_Nose")}
-    attributes = AttributeSet.create(["Bald", "Big_Nose"], {"object": ["Big_Nose"], "skin": []})
-    assert attributes.groups == {"object": ("Big_Nose", "Bald")}
+    attribute_set = AttributeSet.create(["Bald", "Big_Nose"], {"object": ["Big_Nose"], "skin": []})
+    assert attribute_set.groups == {"object": ("Big_Nose", "Bald")}
 
 
 def test_other_groups_follow_the_regions_and_look_where_they_are_told():
-    attributes = AttributeSet.create(
+    attribute_set = AttributeSet.create(
         ["Scarf", "Ring", "Tall", "Hat"],
         {"neck": ["Scarf"], "piercing": ["Ring"], "hair": ["Hat"]},
         {"neck": "lower_face"},
     )
-    assert attributes.group_names == ("hair", "object", "neck", "piercing")
-    looked_at = [REGIONS[index] for index in attributes.region_indices]
+    assert attribute_set.group_names == ("hair", "object", "neck", "piercing")
+    looked_at = [REGIONS[index] for index in attribute_set.region_indices]
     assert looked_at == ["hair", "object", "lower_face", "object"]
 
 
 def test_a_region_of_a_group_that_was_left_empty_is_dropped_with_it():
-    attributes = AttributeSet.create(["Hat"], {"neck": [], "hair": ["Hat"]}, {"neck": "ear"})
-    assert attributes.regions == {}
+    attribute_set = AttributeSet.create(["Hat"], {"neck": [], "hair": ["Hat"]}, {"neck": "ear"})
+    assert attribute_set.regions == {}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from mgmtn_jax.data import cache, pipeline
 from mgmtn_jax.data.augmentation import Augmentation
-from mgmtn_jax.data.faces import Face, Faces
+from mgmtn_jax.data.faces import Faces, StoredFace
 from tests.helpers.dotted_faces import dotted_image, face_points, write_dataset
 
 COUNT = 9
@@ -57,7 +57,7 @@ class Counting:
         image = cv2.GaussianBlur(image, (0, 0), side / 100)
         image[:, :side] = dotted_image(face_points(side), side)
         points = face_points(side).astype(np.float32)
-        return Face(position, points, True, np.array([1, 0], np.int8), image)
+        return StoredFace(position, points, True, np.array([1, 0], np.int8), image)
 
     def __len__(self):
         return len(self._faces)
@@ -80,7 +80,7 @@ def test_the_batches_are_the_same_to_one_grey_level(dataset, storage, size):
         difference = np.abs(plain["image"].astype(int) - cached["image"])
         assert difference.max() <= 1
         np.testing.assert_allclose(plain["landmarks"], cached["landmarks"], atol=1e-3)
-        for name in ("attributes", "landmarks_valid", "valid"):
+        for name in ("labels", "landmarks_valid", "valid"):
             np.testing.assert_array_equal(plain[name], cached[name])
 
 
@@ -134,7 +134,7 @@ def test_a_damaged_record_is_skipped_as_without(tmp_path):
         train(tmp_path / "bad", storage, on_corrupt="skip") for storage in ("none", "ram")
     )
     for a, b in zip(plain, cached, strict=True):
-        np.testing.assert_array_equal(a["attributes"], b["attributes"])
+        np.testing.assert_array_equal(a["labels"], b["labels"])
 
 
 def test_the_room_it_takes_is_stated_and_must_be_there(dataset, monkeypatch, caplog):

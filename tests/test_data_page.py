@@ -37,7 +37,7 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys):
     assert "face-0 (300, 300, 3) {'bit_0': 0, 'bit_1': 0," in capsys.readouterr().out
     faces = names["faces"]
     assert len(faces) == 10
-    assert [int(faces[i]["attributes"] @ (1 << np.arange(6))) for i in range(10)] == list(range(10))
+    assert [int(faces[i]["labels"] @ (1 << np.arange(6))) for i in range(10)] == list(range(10))
     assert {face["image"].shape for face in map(faces.__getitem__, range(10))} == {(112, 112, 3)}
     assert names["image"].shape == decode_image(names["record"].image).shape
 

@@ -57,11 +57,11 @@ class Page(html.parser.HTMLParser):
 
 
 def example(rng, num_attributes, masks=True, question=None):
-    return html_report.FaceExample(
+    return html_report.SheetFace(
         image=rng.integers(0, 256, (227, 227, 3), dtype=np.uint8),
         masks=rng.random((28, 28, 8)).astype(np.float32) if masks else None,
         probabilities=rng.random(num_attributes).astype(np.float32),
-        attributes=rng.integers(-1, 2, num_attributes),
+        labels=rng.integers(-1, 2, num_attributes),
         key="folder/<face> & co.jpg",
         question=question,
     )
@@ -75,7 +75,7 @@ def evaluated(attribute_set, *, masks=True, num_images=50):
     labels[:, 0] = -1
     ious = dict.fromkeys(REGIONS, 0.8) if masks else None
     figures = metrics.summarize(probabilities, labels, attribute_set, ious, num_resamples=10)
-    return {"metrics": figures, "probabilities": probabilities, "attributes": labels}
+    return {"metrics": figures, "probabilities": probabilities, "labels": labels}
 
 
 def sheet(*faces):
@@ -86,7 +86,7 @@ def sheet(*faces):
 def text(tmp_path_factory):
     rng = np.random.default_rng(1)
     complete = evaluated(CELEBA)
-    arrays = complete["probabilities"], complete["attributes"]
+    arrays = complete["probabilities"], complete["labels"]
     complete["metrics"]["slices"] = slices.accuracy_gaps(
         *arrays, CELEBA, ["Male", "Bald"], num_resamples=10
     )

@@ -17,8 +17,8 @@ def workdir(tmp_path_factory):
     return write_workdir(tmp_path_factory.mktemp("earlier"), seed=1)
 
 
-def _state(config, attributes):
-    params, batch_stats = random_variables(network_builder(config, attributes), seed=2)
+def _state(config, attribute_set):
+    params, batch_stats = random_variables(network_builder(config, attribute_set), seed=2)
     return {"step": 0, "params": params, "batch_stats": batch_stats, "opt_state": {}, "ema": params}
 
 

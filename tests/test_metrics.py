@@ -22,12 +22,12 @@ THREE = AttributeSet.create(("Hat", "Scarf", "Glove"), {"hair": ("Hat",), "ear":
 def random_predictions(seed, num_images=200, num_attributes=3, ties=False, unknown=0.1):
     """Probabilities that know something of the labels, the labels, and gaps among them."""
     rng = np.random.default_rng(seed)
-    attributes = (rng.random((num_images, num_attributes)) < 0.3).astype(np.int8)
-    probabilities = (rng.random(attributes.shape) * 0.7 + attributes * 0.3).astype(np.float32)
+    labels = (rng.random((num_images, num_attributes)) < 0.3).astype(np.int8)
+    probabilities = (rng.random(labels.shape) * 0.7 + labels * 0.3).astype(np.float32)
     if ties:
         probabilities = np.round(probabilities, 1)
-    attributes[rng.random(attributes.shape) < unknown] = -1
-    return probabilities, attributes
+    labels[rng.random(labels.shape) < unknown] = -1
+    return probabilities, labels
 
 
 def scikit_learn_figures(probability, label):
@@ -71,32 +71,32 @@ def _calibration_error(label, probability):
     ),
 )
 def test_every_figure_equals_scikit_learns(data, probabilities):
-    attributes = data.draw(
+    labels = data.draw(
         hnp.arrays(np.int8, probabilities.shape, elements=st.sampled_from((1, 0, -1)))
     )
-    attributes[:2] = [[1, 1], [0, 0]]
-    ours = metrics.attribute_metrics(probabilities, attributes)
+    labels[:2] = [[1, 1], [0, 0]]
+    ours = metrics.attribute_metrics(probabilities, labels)
     for a in range(2):
-        theirs = scikit_learn_figures(probabilities[:, a], attributes[:, a])
+        theirs = scikit_learn_figures(probabilities[:, a], labels[:, a])
         for name, value in theirs.items():
             np.testing.assert_allclose(ours[name][a], 100 * value, rtol=0, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_figures_equal_scikit_learns_on_many_images(ties):
-    probabilities, attributes = random_predictions(1, num_images=5000, ties=ties)
-    ours = metrics.attribute_metrics(probabilities, attributes)
+    probabilities, labels = random_predictions(1, num_images=5000, ties=ties)
+    ours = metrics.attribute_metrics(probabilities, labels)
     for a in range(3):
-        for name, value in scikit_learn_figures(probabilities[:, a], attributes[:, a]).items():
+        for name, value in scikit_learn_figures(probabilities[:, a], labels[:, a]).items():
             np.testing.assert_allclose(ours[name][a], 100 * value, rtol=0, atol=1e-9, err_msg=name)
 
 
 def test_calibration_error_averages_the_gap_of_each_bin():
     probabilities = np.array([[0.1], [0.1], [0.9], [1.0], [0.5]])
-    attributes = np.array([[0], [1], [1], [1], [-1]])
+    labels = np.array([[0], [1], [1], [1], [-1]])
     # 0.1 holds two images, half of them yes; 0.9 and 1.0 share the top bin.
     expected = 100 * (2 * 0.4 + 2 * 0.05) / 4
-    figures = metrics.attribute_metrics(probabilities, attributes)
+    figures = metrics.attribute_metrics(probabilities, labels)
     assert figures["calibration_error"][0] == pytest.approx(expected)
 
 
@@ -121,11 +121,11 @@ def test_curves_equal_scikit_learns(ties):
 
 
 def test_slices_show_the_largest_gap_first_and_leave_out_the_attribute_itself():
-    attributes = np.array([[1, 1, 0]] * 30 + [[0, 1, 0]] * 10 + [[-1, 0, 1]] * 5)
-    probabilities = np.full(attributes.shape, 0.9)
+    labels = np.array([[1, 1, 0]] * 30 + [[0, 1, 0]] * 10 + [[-1, 0, 1]] * 5)
+    probabilities = np.full(labels.shape, 0.9)
     probabilities[:30, 2] = 0.1
     probabilities[:3, 1] = 0.1
-    gaps = slices.accuracy_gaps(probabilities, attributes, THREE, ["Hat"], num_resamples=20)["Hat"]
+    gaps = slices.accuracy_gaps(probabilities, labels, THREE, ["Hat"], num_resamples=20)["Hat"]
     assert list(gaps["gaps"]) == ["Glove", "Scarf"]
     assert gaps["gaps"]["Glove"] == {"yes": 100.0, "no": 0.0, "gap": 100.0}
     assert gaps["gaps"]["Scarf"]["gap"] == pytest.approx(-10)
@@ -133,8 +133,8 @@ def test_slices_show_the_largest_gap_first_and_leave_out_the_attribute_itself():
     assert (gaps["yes"]["mean_accuracy"], gaps["no"]["mean_accuracy"]) == (95, 50)
     low, high = gaps["yes"]["mean_accuracy_interval"]
     assert low < 95 < high
-    attributes[attributes[:, 0] == 0, 0] = -1
-    empty = slices.accuracy_gaps(probabilities, attributes, THREE, ["Hat"], num_resamples=20)["Hat"]
+    labels[labels[:, 0] == 0, 0] = -1
+    empty = slices.accuracy_gaps(probabilities, labels, THREE, ["Hat"], num_resamples=20)["Hat"]
     assert empty["no"] == {
         "num_examples": 0,
         "mean_accuracy": None,
@@ -142,24 +142,24 @@ def test_slices_show_the_largest_gap_first_and_leave_out_the_attribute_itself():
     }
     assert empty["gaps"] == {}
     with pytest.raises(ValueError, match="'Glvoe', which is no attribute of these: did you mean"):
-        slices.accuracy_gaps(probabilities, attributes, THREE, ["Glvoe"])
+        slices.accuracy_gaps(probabilities, labels, THREE, ["Glvoe"])
 
 
 def test_sheets_take_each_face_once_and_attributes_in_turn():
-    attributes = np.array([[1, 1], [1, 0], [1, 0], [0, -1]])
+    labels = np.array([[1, 1], [1, 0], [1, 0], [0, -1]])
     probabilities = np.array([[0.99, 0.98], [0.97, 0.9], [0.8, 0.51], [0.7, 0.5]])
-    assert notable_answers.surest_right(probabilities, attributes, 9) == [(0, 0), (1, 0), (2, 0)]
-    assert notable_answers.surest_wrong(probabilities, attributes, 9) == [(1, 1), (3, 0), (2, 1)]
-    assert notable_answers.least_sure(probabilities, attributes, 2) == [(2, 1), (3, 0)]
+    assert notable_answers.surest_right(probabilities, labels, 9) == [(0, 0), (1, 0), (2, 0)]
+    assert notable_answers.surest_wrong(probabilities, labels, 9) == [(1, 1), (3, 0), (2, 1)]
+    assert notable_answers.least_sure(probabilities, labels, 2) == [(2, 1), (3, 0)]
     # Of two attributes the second one comes before the first one's second best.
-    attributes[1, 1] = 1
-    assert notable_answers.surest_right(probabilities, attributes, 2) == [(0, 0), (1, 1)]
+    labels[1, 1] = 1
+    assert notable_answers.surest_right(probabilities, labels, 2) == [(0, 0), (1, 1)]
 
 
 def test_attributes_without_both_classes_have_no_value_where_none_is_defined():
     probabilities = np.array([[0.9, 0.1, 0.2, 0.4]] * 4)
-    attributes = np.array([[1, 1, 0, -1]] * 4)
-    figures = metrics.attribute_metrics(probabilities, attributes)
+    labels = np.array([[1, 1, 0, -1]] * 4)
+    figures = metrics.attribute_metrics(probabilities, labels)
     undefined = {name: np.flatnonzero(np.isnan(values)) for name, values in figures.items()}
     for name in ("accuracy", "positive_rate", "majority_accuracy", "calibration_error"):
         assert undefined[name].tolist() == [3], name
@@ -173,19 +173,19 @@ def test_attributes_without_both_classes_have_no_value_where_none_is_defined():
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_bootstrap_equals_a_loop_over_resamples(ties):
-    probabilities, attributes = random_predictions(2, num_images=60, ties=ties, unknown=0.3)
-    resampled = bootstrap.bootstrap_means(probabilities, attributes, num_resamples=130, seed=5)
+    probabilities, labels = random_predictions(2, num_images=60, ties=ties, unknown=0.3)
+    resampled = bootstrap.bootstrap_means(probabilities, labels, num_resamples=130, seed=5)
     drawn = np.random.default_rng(5).integers(60, size=(130, 60))
     for r in range(130):
-        figures = metrics.attribute_metrics(probabilities[drawn[r]], attributes[drawn[r]])
+        figures = metrics.attribute_metrics(probabilities[drawn[r]], labels[drawn[r]])
         for name, values in resampled.items():
             assert values[r] == pytest.approx(np.nanmean(figures[name]), abs=1e-4), name
 
 
 def test_bootstrap_is_seeded_and_pairs_two_networks():
-    probabilities, attributes = random_predictions(3)
+    probabilities, labels = random_predictions(3)
     once, again, other = (
-        bootstrap.bootstrap_means(probabilities, attributes, num_resamples=20, seed=seed)
+        bootstrap.bootstrap_means(probabilities, labels, num_resamples=20, seed=seed)
         for seed in (1, 1, 2)
     )
     for name in once:
@@ -193,10 +193,10 @@ def test_bootstrap_is_seeded_and_pairs_two_networks():
         assert not np.array_equal(once[name], other[name])
     # The same images are drawn for every network: one that is worse by one answer is never better.
     worse = probabilities.copy()
-    image = np.flatnonzero(attributes[:, 0] == 1)[0]
+    image = np.flatnonzero(labels[:, 0] == 1)[0]
     worse[image, 0], probabilities[image, 0] = 0.0, 1.0
     paired = [
-        bootstrap.bootstrap_means(p, attributes, num_resamples=50, seed=1)["accuracy"]
+        bootstrap.bootstrap_means(p, labels, num_resamples=50, seed=1)["accuracy"]
         for p in (probabilities, worse)
     ]
     assert (paired[0] >= paired[1]).all()
@@ -205,17 +205,17 @@ def test_bootstrap_is_seeded_and_pairs_two_networks():
 
 def test_intervals_have_the_width_theory_gives():
     rng = np.random.default_rng(4)
-    attributes = np.ones((2000, 1), np.int8)
+    labels = np.ones((2000, 1), np.int8)
     probabilities = (rng.random((2000, 1)) < 0.9).astype(np.float32)
-    accuracy = bootstrap.bootstrap_means(probabilities, attributes, num_resamples=1000, seed=0)
+    accuracy = bootstrap.bootstrap_means(probabilities, labels, num_resamples=1000, seed=0)
     assert accuracy["accuracy"].std() == pytest.approx(100 * np.sqrt(0.9 * 0.1 / 2000), rel=0.1)
 
 
 def test_summary_keeps_the_contract_and_is_clean_json():
-    probabilities, attributes = random_predictions(6)
-    attributes[:, 1] = -1
+    probabilities, labels = random_predictions(6)
+    labels[:, 1] = -1
     iou = {"hair": 0.5, "ear": 1.0, "eyes": float("nan")}
-    figures = metrics.summarize(probabilities, attributes, THREE, iou, num_resamples=50)
+    figures = metrics.summarize(probabilities, labels, THREE, iou, num_resamples=50)
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     assert figures["num_examples"] == 200
     assert list(figures["per_attribute"]) == ["Hat", "Scarf", "Glove"]
@@ -241,8 +241,8 @@ def test_summary_keeps_the_contract_and_is_clean_json():
 
 
 def test_a_network_without_masks_has_no_mask_iou():
-    probabilities, attributes = random_predictions(7)
-    figures = metrics.summarize(probabilities, attributes, THREE, num_resamples=10)
+    probabilities, labels = random_predictions(7)
+    figures = metrics.summarize(probabilities, labels, THREE, num_resamples=10)
     assert figures["mask_miou"] == {}
     assert figures["mean_mask_miou"] is None
 
@@ -275,6 +275,6 @@ def test_one_image_is_enough():
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_in_a_sentence(change, message):
-    probabilities, attributes = change(*random_predictions(9))
+    probabilities, labels = change(*random_predictions(9))
     with pytest.raises(ValueError, match=message):
-        metrics.summarize(probabilities, attributes, THREE)
+        metrics.summarize(probabilities, labels, THREE)

@@ -16,8 +16,8 @@ from mgmtn_jax.models.resnet import ResNet
 from tests.helpers.tiny import tiny_batch, tiny_config
 
 
-def _create(config, attributes=CELEBA):
-    build = network_builder(config, attributes)
+def _create(config, attribute_set=CELEBA):
+    build = network_builder(config, attribute_set)
     init = jax.jit(
         lambda key: functional.init(build, key),
         compiler_options={"xla_backend_optimization_level": 0},
@@ -82,14 +82,14 @@ def test_outputs(dtype):
 
 
 def test_each_head_answers_for_its_own_attributes():
-    attributes = AttributeSet.create(
+    attribute_set = AttributeSet.create(
         ("a", "b", "c", "d"), {"hair": ("d", "a"), "beard": ("c",)}, {"beard": "mouth"}
     )
-    network, params, batch_stats = _create(tiny_config(), attributes)
-    for group, members in enumerate(attributes.groups.values()):
+    network, params, batch_stats = _create(tiny_config(), attribute_set)
+    for group, members in enumerate(attribute_set.groups.values()):
         bias = params["heads"][str(group)]["bias"]
         params["heads"][str(group)]["bias"] = bias + jnp.array(
-            [100.0 * (attributes.names.index(name) + 1) for name in members]
+            [100.0 * (attribute_set.names.index(name) + 1) for name in members]
         )
     images = prediction.normalize(tiny_batch(batch_size=2)["image"], jnp.float32)
     outputs, _ = jax.jit(network)(params, batch_stats, images)

@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setitem(build.TRUNKS, "stub", StubTrunk)
-        write_workdir(folder / "build" / "demo" / "run", attributes=CELEBA, trunk="stub")
+        write_workdir(folder / "build" / "demo" / "run", attribute_set=CELEBA, trunk="stub")
         for language, text in BLOCKS:
             if language == "python":
                 exec(text.replace("range(800)", "range(40)"), {})

@@ -76,7 +76,7 @@ def test_batches_have_the_documented_shapes_and_types(dataset):
             "image": ((8, SIZE, SIZE, 3), np.uint8),
             "landmarks": ((8, 68, 2), np.float32),
             "landmarks_valid": ((8,), np.bool_),
-            "attributes": ((8, NUM_BITS), np.int8),
+            "labels": ((8, NUM_BITS), np.int8),
             "valid": ((8,), np.bool_),
             "index": ((8,), np.int32),
         }
@@ -165,7 +165,7 @@ def test_evaluation_covers_every_record_once(dataset, process_count):
     assert rows["index"].tolist() == [*range(COUNT), -1]
     assert rows["valid"].tolist() == [True] * COUNT + [False]
     assert record_indices(rows)[:COUNT] == list(range(COUNT))
-    assert (rows["attributes"][COUNT] == -1).all()
+    assert (rows["labels"][COUNT] == -1).all()
     assert not rows["landmarks_valid"][COUNT]
 
 

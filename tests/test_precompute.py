@@ -15,7 +15,7 @@ from PIL import Image
 from landmarks import shards
 from landmarks.detector import CELEBA_BOX, Detector
 from landmarks.drawing.faces import face_jpeg, file_name, painted_points, split_of
-from landmarks.sources import Face, read_csv
+from landmarks.sources import SourceFace, read_csv
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.data import schema
 from mgmtn_jax.data.images import ImageError
@@ -75,7 +75,7 @@ def test_records_hold_the_drawn_bytes_labels_and_points():
     for record, index in zip(records(uninterrupted(), "train"), indices, strict=True):
         data, labels = face_jpeg(5, index)
         assert (record.key, record.image) == (file_name(index), data)
-        np.testing.assert_array_equal(record.attributes, labels)
+        np.testing.assert_array_equal(record.labels, labels)
         if record.landmark_source == schema.HOG:
             eyes = np.stack([record.landmarks[36:42].mean(0), record.landmarks[42:48].mean(0)])
             painted = painted_points(labels, 5, index)["eyes"]
@@ -167,9 +167,9 @@ def test_a_face_outside_its_image_is_rejected():
     detector = Detector("none", CELEBA_BOX)
     for box in ((200, 0, 300, 90), (-90, 0, 0, 90), (0, 217, 90, 300), (0, -90, 90, 0)):
         with pytest.raises(ImageError, match=r"box .* lies outside the image of 178x218 pixels"):
-            shards.make_record(Face("1", labels, "1", box), read, detector, 10**6)
+            shards.make_record(SourceFace("1", labels, "1", box), read, detector, 10**6)
     record, _ = shards.make_record(
-        Face("1", labels, "1", (40, 90, 130, 170)), read, detector, 10**6
+        SourceFace("1", labels, "1", (40, 90, 130, 170)), read, detector, 10**6
     )
     assert record.landmark_source == schema.GIVEN
 

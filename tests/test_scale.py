@@ -66,8 +66,8 @@ def order(folder, steps, start_step=0, hosts=1):
             process_index=host,
             process_count=hosts,
         )
-        attributes = [batch["attributes"] for batch in itertools.islice(batches, steps)]
-        parts.append((np.array(attributes, np.int64) << BITS).sum(-1))
+        labels = [batch["labels"] for batch in itertools.islice(batches, steps)]
+        parts.append((np.array(labels, np.int64) << BITS).sum(-1))
         batches.close()
     return np.concatenate(parts, axis=1).ravel().tolist()
 

@@ -22,13 +22,13 @@ def record(key="a/b.jpg", num_attributes=3, seed=0, image=b"\xff\xd8image"):
         landmarks=rng.normal(90, 50, (68, 2)).astype(np.float32),
         face_box=rng.normal(90, 50, 4).astype(np.float32),
         landmark_source=int(rng.integers(len(schema.LANDMARK_SOURCES))),
-        attributes=rng.integers(-1, 2, num_attributes),
+        labels=rng.integers(-1, 2, num_attributes),
     )
 
 
 def assert_equal(a, b):
     assert (a.key, a.image, a.landmark_source) == (b.key, b.image, b.landmark_source)
-    for name in ("landmarks", "face_box", "attributes"):
+    for name in ("landmarks", "face_box", "labels"):
         x, y = getattr(a, name), getattr(b, name)
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y)

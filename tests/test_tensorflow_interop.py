@@ -43,7 +43,7 @@ def assert_equal(record, example):
     assert example["key"].decode() == record.key
     assert example["landmark_source"] == record.landmark_source
     for name in ("landmarks", "face_box", "attributes"):
-        value = getattr(record, name)
+        value = record.labels if name == "attributes" else getattr(record, name)
         assert example[name].dtype == value.dtype
         np.testing.assert_array_equal(example[name], value)
 

@@ -30,12 +30,12 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 def test_unknown_attributes_count_for_nothing():
     logits = np.array([[2.0, -1.0, 5.0], [0.5, 9.0, -9.0]], np.float32)
-    attributes = np.array([[1, 0, -1], [0, -1, -1]], np.int8)
+    labels = np.array([[1, 0, -1], [0, -1, -1]], np.int8)
     known = [np.log1p(np.exp(-2.0)), np.log1p(np.exp(-1.0)), np.log1p(np.exp(0.5))]
-    np.testing.assert_allclose(losses.attribute_loss(logits, attributes), np.mean(known), rtol=1e-6)
-    assert losses.attribute_loss(logits, np.full_like(attributes, -1)) == 0.0
+    np.testing.assert_allclose(losses.attribute_loss(logits, labels), np.mean(known), rtol=1e-6)
+    assert losses.attribute_loss(logits, np.full_like(labels, -1)) == 0.0
     groups = AttributeSet.create(["a", "b", "c"], {"eyes": ["a"], "hair": ["b", "c"]})
-    parts = losses.group_losses(logits, attributes, groups)
+    parts = losses.group_losses(logits, labels, groups)
     assert list(parts) == ["loss/eyes", "loss/hair"]
     np.testing.assert_allclose(parts["loss/eyes"], (known[0] + known[2]) / 2, rtol=1e-6)
     np.testing.assert_allclose(parts["loss/hair"], known[1], rtol=1e-6)
@@ -80,7 +80,7 @@ def plain_config(monkeypatch):
 
 def test_the_parts_of_a_batch_add_up_to_the_whole(plain_config):
     batch = tiny_batch(num_attributes=3)
-    batch["attributes"] = np.maximum(batch["attributes"], 0)  # Parts weigh alike, known or not.
+    batch["labels"] = np.maximum(batch["labels"], 0)  # Parts weigh alike, known or not.
     results = []
     for parts in (1, 4):
         plain_config.train.accumulate = parts

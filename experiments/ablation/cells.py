@@ -83,7 +83,7 @@ def plan(out: Path, seeds: Mapping[str, int], first_seed: int) -> list[Run]:
 
 
 def check(
-    config: ml_collections.ConfigDict, attributes: AttributeSet, cells: Iterable[str]
+    config: ml_collections.ConfigDict, attribute_set: AttributeSet, cells: Iterable[str]
 ) -> None:
     """Finds out before the first training whether all can be built.
 
@@ -99,7 +99,7 @@ def check(
     for cell in cells:
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(CELLS[cell])
-        network_builder(changed, attributes)
+        network_builder(changed, attribute_set)
 
 
 def claim(out: Path, metadata: Mapping[str, Any]) -> None:

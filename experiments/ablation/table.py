@@ -51,40 +51,40 @@ class Row:
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else None
 
 
-class Labels(NamedTuple):
+class LabelledSplit(NamedTuple):
     """The split that the table is about."""
 
     keys: list[str]
-    attributes: Int[np.ndarray, "N A"]
+    labels: Int[np.ndarray, "N A"]
 
 
-def read_labels(data_dir: epath.PathLike, split: str) -> Labels:
+def read_labels(data_dir: epath.PathLike, split: str) -> LabelledSplit:
     """The keys and labels of a split.
 
     Raises:
       ValueError: if no label is known.
     """
     records = list(pipeline.read_records(data_dir, split))
-    labels = np.array([record.attributes for record in records])
+    labels = np.array([record.labels for record in records])
     if not (labels != schema.UNKNOWN).any():
         raise ValueError(f"{data_dir} has no known label in its split {split!r}")
-    return Labels([record.key for record in records], labels)
+    return LabelledSplit([record.key for record in records], labels)
 
 
-def summarize(evaluated: Mapping[str, Sequence[Path]], labels: Labels) -> list[Row]:
+def summarize(evaluated: Mapping[str, Sequence[Path]], split: LabelledSplit) -> list[Row]:
     """A row for each cell.
 
     Args:
       evaluated: cell -> what `experiments.evaluate` wrote, a folder for every seed. The first cell
         is the one that the others are compared with.
-      labels: of the faces that were evaluated.
+      split: the faces that were evaluated.
 
     Raises:
       ValueError: if a folder is about other faces.
     """
     baseline = next(iter(evaluated))
     correct = {
-        cell: np.mean([_read_correctness(folder, labels) for folder in folders], axis=0)
+        cell: np.mean([_read_correctness(folder, split) for folder in folders], axis=0)
         for cell, folders in evaluated.items()
     }
     rows = []
@@ -125,11 +125,11 @@ def write(out_dir: Path, rows: Sequence[Row], *, title: str, provenance: Mapping
     _draw(out_dir / "ablation.svg", rows, title)
 
 
-def _read_correctness(folder: Path, labels: Labels) -> Float[np.ndarray, "N A"]:
+def _read_correctness(folder: Path, split: LabelledSplit) -> Float[np.ndarray, "N A"]:
     keys, _, probabilities = comparison.read_predictions(folder / "predictions.csv")
-    if keys != labels.keys:
+    if keys != split.keys:
         raise ValueError(f"{folder} was made from other faces than the data set holds now")
-    return comparison.correctness(probabilities, labels.attributes)
+    return comparison.correctness(probabilities, split.labels)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -122,7 +122,7 @@ def _resizing_pipeline(setting: Setting) -> Iterator[Any]:
             "image": images,
             "landmarks": np.array(landmarks, np.float32),
             "landmarks_valid": np.array([face.landmarks_valid for face in rows]),
-            "attributes": np.array([face.attributes for face in rows]),
+            "labels": np.array([face.labels for face in rows]),
             "valid": np.ones(len(rows), np.bool_),
         }
 
@@ -160,7 +160,7 @@ def _tensorflow(setting: Setting) -> Iterator[Any] | None:
         "image": tf.io.FixedLenFeature([], tf.string),
         "landmarks": tf.io.FixedLenFeature([68, 2], tf.float32),
         "landmark_source": tf.io.FixedLenFeature([], tf.int64),
-        "attributes": tf.io.FixedLenFeature([len(record.attributes)], tf.int64),
+        "attributes": tf.io.FixedLenFeature([len(record.labels)], tf.int64),
     }
 
     def example(payload: Any) -> dict[str, Any]:

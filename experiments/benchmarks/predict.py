@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.photographs.faces import FaceFinder, FoundFace
+from experiments.photographs.faces import DetectedFace, FaceFinder
 from experiments.photographs.prediction import executor, find_images, predict
 from mgmtn_jax.data.images import MAX_PIXELS
 from mgmtn_jax.evaluation.predictor import Predictor
@@ -82,14 +82,14 @@ def predict_figure(
 
 
 def _find(
-    run: Callable[..., Iterable[list[FoundFace]]],
-    find: Callable[[Path], list[FoundFace]],
+    run: Callable[..., Iterable[list[DetectedFace]]],
+    find: Callable[[Path], list[DetectedFace]],
     files: Sequence[Path],
-) -> list[FoundFace]:
+) -> list[DetectedFace]:
     return [face for faces in run(find, files) for face in faces]
 
 
-def _ask(predictor: Predictor, found: Sequence[FoundFace], batch_size: int) -> None:
+def _ask(predictor: Predictor, found: Sequence[DetectedFace], batch_size: int) -> None:
     for first in range(0, len(found), batch_size):
         batch = found[first : first + batch_size]
         predictor(np.stack([face.image for face in batch]))

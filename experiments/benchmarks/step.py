@@ -185,7 +185,7 @@ def noise(image_size: int, batch_size: int) -> dict[str, np.ndarray]:
         "image": rng.integers(0, 256, shape, np.uint8),
         "landmarks": rng.uniform(0, image_size, (batch_size, 68, 2)).astype(np.float32),
         "landmarks_valid": np.ones(batch_size, np.bool_),
-        "attributes": rng.integers(0, 2, (batch_size, len(CELEBA.names))).astype(np.int8),
+        "labels": rng.integers(0, 2, (batch_size, len(CELEBA.names))).astype(np.int8),
         "valid": np.ones(batch_size, np.bool_),
     }
 

@@ -26,7 +26,7 @@ _PICTURE_SIZE = 224  # pixels a side of an overlay
 _of_thread = threading.local()  # dlib's detector keeps its pyramid in itself.
 
 
-class FoundFace(NamedTuple):
+class DetectedFace(NamedTuple):
     """A face that is ready for the network.
 
     Attributes:
@@ -53,7 +53,7 @@ class Find(Protocol):
       ImageError, OSError: if the file cannot be read.
     """
 
-    def __call__(self, path: Path, size: int) -> list[FoundFace]: ...
+    def __call__(self, path: Path, size: int) -> list[DetectedFace]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +68,10 @@ class FaceFinder:
     upsample: int
     max_pixels: int
 
-    def __call__(self, path: Path, size: int) -> list[FoundFace]:
+    def __call__(self, path: Path, size: int) -> list[DetectedFace]:
         return self.in_bytes(path.read_bytes(), size, path)
 
-    def in_bytes(self, data: bytes, size: int, path: Path = Path()) -> list[FoundFace]:
+    def in_bytes(self, data: bytes, size: int, path: Path = Path()) -> list[DetectedFace]:
         """The same of the bytes of a file that is not there."""
         image = decode_image(data, self.max_pixels)
         faces = []
@@ -79,7 +79,7 @@ class FaceFinder:
             matrix = alignment.align(found.landmarks, size)
             view = alignment.align(found.landmarks, _PICTURE_SIZE)
             faces.append(
-                FoundFace(
+                DetectedFace(
                     file=path,
                     number=number,
                     box=[round(float(side), 1) for side in found.box],
@@ -101,13 +101,13 @@ class AlignedCrop:
 
     max_pixels: int
 
-    def __call__(self, path: Path, size: int) -> list[FoundFace]:
+    def __call__(self, path: Path, size: int) -> list[DetectedFace]:
         image = decode_image(path.read_bytes(), self.max_pixels)
         height, width = image.shape[:2]
         if height != width:
             raise ImageError(f"{width}x{height} pixels are no aligned crop, which would be square")
         crop, picture = _resized(image, size), _resized(image, _PICTURE_SIZE)
-        return [FoundFace(path, 0, None, crop, None, picture)]
+        return [DetectedFace(path, 0, None, crop, None, picture)]
 
 
 def write_overlay(path: Path, face: np.ndarray, masks: np.ndarray) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from experiments.photographs.faces import Find, FoundFace, begin_worker, write_overlay
+from experiments.photographs.faces import DetectedFace, Find, begin_worker, write_overlay
 from landmarks import workers
 from mgmtn_jax.data.images import ImageError
 from mgmtn_jax.evaluation.metrics import THRESHOLD
@@ -57,14 +57,14 @@ def predict(
     size = predictor.config.data.image_size
     (out_dir / "overlays").mkdir(parents=True, exist_ok=True)
     num_faces, unread, faceless = 0, 0, 0
-    waiting: list[FoundFace] = []
+    waiting: list[DetectedFace] = []
     drawing: list[Future[None]] = []
     with (
         (out_dir / "predictions.jsonl").open("w") as file,
         tqdm.tqdm(total=len(files), desc="predict", unit=" images", disable=None) as bar,
     ):
 
-        def write(batch: Sequence[FoundFace]) -> None:
+        def write(batch: Sequence[DetectedFace]) -> None:
             nonlocal num_faces
             masks, lines = _answers(predictor, batch, num_faces)
             for future in drawing:  # Those of the batch before: done, or failed.
@@ -161,11 +161,11 @@ def executor(num_workers: int) -> Iterator[Executor]:
 
 def _in_order(
     pool: Executor,
-    work: Callable[[Path], list[FoundFace]],
+    work: Callable[[Path], list[DetectedFace]],
     files: Sequence[Path],
-) -> Iterator[tuple[Path, Callable[[], list[FoundFace]]]]:
+) -> Iterator[tuple[Path, Callable[[], list[DetectedFace]]]]:
     """Each file with the means to get its result, `_AHEAD` of them being worked on meanwhile."""
-    pending: collections.deque[tuple[Path, Future[list[FoundFace]]]] = collections.deque()
+    pending: collections.deque[tuple[Path, Future[list[DetectedFace]]]] = collections.deque()
     for path in files:
         pending.append((path, pool.submit(work, path)))
         if len(pending) > _AHEAD:
@@ -176,7 +176,7 @@ def _in_order(
 
 
 def _answers(
-    predictor: Predictor, batch: Sequence[FoundFace], first: int
+    predictor: Predictor, batch: Sequence[DetectedFace], first: int
 ) -> tuple[np.ndarray | None, list[dict[str, Any]]]:
     """The masks of a batch, and what its lines say; `first` is the number of its first face among
     all."""
@@ -184,10 +184,10 @@ def _answers(
     probabilities, masks = predictor(
         np.stack([face.image for face in batch]), np.stack(landmarks) if landmarks else None
     )
-    attributes = predictor.attributes
+    attribute_set = predictor.attribute_set
     lines = []
     for row, face in enumerate(batch):
-        answers = dict(zip(attributes.names, probabilities[row].tolist(), strict=True))
+        answers = dict(zip(attribute_set.names, probabilities[row].tolist(), strict=True))
         overlay = None if masks is None else f"overlays/{first + row:06d}_{face.file.stem}.png"
         lines.append(
             {
@@ -197,7 +197,7 @@ def _answers(
                 "attributes": {name: round(answer, 6) for name, answer in answers.items()},
                 "groups": {
                     group: [name for name in members if answers[name] >= THRESHOLD]
-                    for group, members in attributes.groups.items()
+                    for group, members in attribute_set.groups.items()
                 },
                 "overlay": overlay,
             }

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from experiments.photographs.faces import FaceFinder, FoundFace
+from experiments.photographs.faces import DetectedFace, FaceFinder
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.data.images import ImageError
 from mgmtn_jax.evaluation.predictor import FacePredictions, Predictor
@@ -148,7 +148,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
     return bytes(data)
 
 
-def _answers(predictor: Predictor, faces: list[FoundFace]) -> list[dict[str, Any]]:
+def _answers(predictor: Predictor, faces: list[DetectedFace]) -> list[dict[str, Any]]:
     if not faces:
         return []
     images = np.stack([face.image for face in faces])
@@ -158,9 +158,9 @@ def _answers(predictor: Predictor, faces: list[FoundFace]) -> list[dict[str, Any
 
 
 def _answer(
-    predictor: Predictor, face: FoundFace, predictions: FacePredictions, row: int
+    predictor: Predictor, face: DetectedFace, predictions: FacePredictions, row: int
 ) -> dict[str, Any]:
-    attributes = predictor.attributes
+    attribute_set = predictor.attribute_set
     probabilities = np.round(predictions.probabilities[row].astype(float), 4).tolist()
     masks = {}
     if predictions.masks is not None:
@@ -174,6 +174,6 @@ def _answer(
         "box": face.box,
         "picture": pictures.picture_uri(face.picture),
         "masks": masks,
-        "attributes": dict(zip(attributes.names, probabilities, strict=True)),
-        "groups": {group: list(members) for group, members in attributes.groups.items()},
+        "attributes": dict(zip(attribute_set.names, probabilities, strict=True)),
+        "groups": {group: list(members) for group, members in attribute_set.groups.items()},
     }

@@ -9,7 +9,7 @@ import numpy as np
 
 from landmarks.drawing.canvas import Canvas, Color, curve, darker, ellipse, mirror, mix, symmetric
 from landmarks.drawing.features import EYE_X
-from landmarks.drawing.head import Face
+from landmarks.drawing.head import FaceShape
 
 _CLOTH: tuple[Color, ...] = (
     (178, 30, 40), (28, 60, 120), (30, 110, 70), (230, 190, 60), (90, 40, 110),
@@ -18,7 +18,7 @@ _CLOTH: tuple[Color, ...] = (
 _METAL: tuple[Color, ...] = ((236, 196, 80), (222, 226, 232), (240, 236, 226))
 
 
-def paint_hat(canvas: Canvas, face: Face) -> None:
+def paint_hat(canvas: Canvas, face: FaceShape) -> None:
     """A beanie, a cap with a visor or a hat with a brim, over the crown."""
     if "Wearing_Hat" not in face.yes:
         return
@@ -57,7 +57,7 @@ def paint_hat(canvas: Canvas, face: Face) -> None:
         canvas.fill(band, darker(color, 0.4), depth=0, clip=mask)
 
 
-def paint_glasses(canvas: Canvas, face: Face) -> None:
+def paint_glasses(canvas: Canvas, face: FaceShape) -> None:
     if "Eyeglasses" not in face.yes:
         return
     style = face.style
@@ -82,7 +82,7 @@ def paint_glasses(canvas: Canvas, face: Face) -> None:
         canvas.fill(shape, (255, 255, 255), alpha=0.3, blur=0.5)
 
 
-def paint_earrings(canvas: Canvas, face: Face) -> None:
+def paint_earrings(canvas: Canvas, face: FaceShape) -> None:
     if "Wearing_Earrings" not in face.yes:
         return
     color = _METAL[int(face.style.earring * 3)]
@@ -99,7 +99,7 @@ def paint_earrings(canvas: Canvas, face: Face) -> None:
             canvas.fill((drop - (x, 32)) * 0.72 + (x, 32.5), color, depth=0)
 
 
-def paint_neckwear(canvas: Canvas, face: Face) -> None:
+def paint_neckwear(canvas: Canvas, face: FaceShape) -> None:
     """Collar and tie, or necklace, over the clothes: high enough for crops that end at the neck."""
     style = face.style
     if "Wearing_Necktie" in face.yes:

@@ -18,7 +18,7 @@ from landmarks.drawing.canvas import (
     mix,
     symmetric,
 )
-from landmarks.drawing.head import Face
+from landmarks.drawing.head import FaceShape
 
 _IRIS: tuple[Color, ...] = (
     (62, 38, 22),
@@ -33,13 +33,13 @@ _SHADOW: tuple[Color, ...] = ((88, 62, 150), (44, 96, 140), (150, 60, 110), (60,
 EYE_X, BROW_Y, NOSE_Y, MOUTH_Y = 19.0, -14.5, 27.0, 41.0
 
 
-def paint_eyes(canvas: Canvas, face: Face) -> None:
+def paint_eyes(canvas: Canvas, face: FaceShape) -> None:
     """Sockets, eyes, lids and lashes, and eye make-up."""
     for side in (1, -1):
         _paint_eye(canvas, face, side)
 
 
-def _paint_eye(canvas: Canvas, face: Face, side: int) -> None:
+def _paint_eye(canvas: Canvas, face: FaceShape, side: int) -> None:
     """The right eye (in the picture) when `side` is 1, the left one when it is -1."""
     style, skin = face.style, face.skin
     made_up, male = "Heavy_Makeup" in face.yes, "Male" in face.yes
@@ -94,7 +94,7 @@ def _paint_eye(canvas: Canvas, face: Face, side: int) -> None:
         canvas.lines(lashes, 0.9, black, alpha=0.95)
 
 
-def paint_brows(canvas: Canvas, face: Face) -> None:
+def paint_brows(canvas: Canvas, face: FaceShape) -> None:
     """Brows: flat or arched, thin or bushy, in the hair's color but never paler than skin."""
     style = face.style
     bushy, male, arched = (
@@ -123,7 +123,7 @@ def paint_brows(canvas: Canvas, face: Face) -> None:
         canvas.lines([*hairs, *map(mirror, hairs)], 0.7, darker(color, 0.6), alpha=0.9)
 
 
-def paint_nose(canvas: Canvas, face: Face) -> None:
+def paint_nose(canvas: Canvas, face: FaceShape) -> None:
     """Bridge, tip, wings and nostrils."""
     style, skin = face.style, face.skin
     big, pointy = "Big_Nose" in face.yes, "Pointy_Nose" in face.yes
@@ -163,7 +163,7 @@ def paint_nose(canvas: Canvas, face: Face) -> None:
         canvas.fill(nostril, darker(skin, 0.16), blur=0.3, depth=1.2)
 
 
-def mouth_corner(face: Face) -> tuple[float, float]:
+def mouth_corner(face: FaceShape) -> tuple[float, float]:
     """The left corner of the mouth (right in the picture); the other one mirrors it."""
     style = face.style
     if "Smiling" in face.yes:
@@ -171,7 +171,7 @@ def mouth_corner(face: Face) -> tuple[float, float]:
     return 14.0 + 1.6 * style.mouth_width, MOUTH_Y + 1.6 * (style.smile - 0.35)
 
 
-def paint_mouth(canvas: Canvas, face: Face) -> None:
+def paint_mouth(canvas: Canvas, face: FaceShape) -> None:
     """Lips, closed or around teeth, with the shadow below them."""
     style, skin = face.style, face.skin
     x, corner = mouth_corner(face)

@@ -23,10 +23,10 @@ from landmarks.drawing.canvas import (
     symmetric,
 )
 from landmarks.drawing.features import MOUTH_Y, NOSE_Y
-from landmarks.drawing.head import Face
+from landmarks.drawing.head import FaceShape
 
 
-def is_long(face: Face) -> bool:
+def is_long(face: FaceShape) -> bool:
     return face.style.hair_length < face.pick("Male", 0.08, 0.82)
 
 
@@ -39,7 +39,7 @@ def _scallop(points: Points, size: float, period: int) -> Points:
     return points + normal * depth[:, None]
 
 
-def _strands(face: Face, canvas: Canvas, count: int, clip: Mask, bottom: float) -> None:
+def _strands(face: FaceShape, canvas: Canvas, count: int, clip: Mask, bottom: float) -> None:
     """Light and dark strands that make hair wavy or straight; none for hair that is neither."""
     wavy = "Wavy_Hair" in face.yes
     if not wavy and "Straight_Hair" not in face.yes:
@@ -62,7 +62,7 @@ def _strands(face: Face, canvas: Canvas, count: int, clip: Mask, bottom: float) 
     canvas.lines(curves[1::2], width, darker(face.hair, 0.55), alpha=0.8, depth=0, clip=clip)
 
 
-def _crown(face: Face) -> Points:
+def _crown(face: FaceShape) -> Points:
     """The outer contour of the hair over the skull, from the right temple to the left one."""
     volume = 3.0 + 5.0 * face.style.hair_volume
     volume += face.pick("Wavy_Hair", 2.5, 0) - face.pick("Straight_Hair", 1.5, 0)
@@ -72,7 +72,7 @@ def _crown(face: Face) -> Points:
     return _scallop(crown, -4.5, 6) if "Wavy_Hair" in face.yes else crown
 
 
-def paint_back_hair(canvas: Canvas, face: Face) -> None:
+def paint_back_hair(canvas: Canvas, face: FaceShape) -> None:
     """Hair behind the neck, for long hair."""
     if "Bald" in face.yes or not is_long(face):
         return
@@ -88,7 +88,7 @@ def paint_back_hair(canvas: Canvas, face: Face) -> None:
     _strands(face, canvas, 26, canvas.mask(shape, depth=0), bottom)
 
 
-def paint_front_hair(canvas: Canvas, face: Face, inside: Mask) -> None:
+def paint_front_hair(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
     """Hair over the skull and the forehead: the hairline, bangs, locks beside the face."""
     if "Bald" in face.yes:
         shine = mix(face.skin, (255, 255, 255), 0.75)
@@ -119,7 +119,7 @@ def paint_front_hair(canvas: Canvas, face: Face, inside: Mask) -> None:
         _bangs(canvas, face, inside)
 
 
-def _bangs(canvas: Canvas, face: Face, inside: Mask) -> None:
+def _bangs(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
     """Hair combed over the forehead, down to ragged ends above the brows."""
     w = face.width
     places = np.linspace(0.86, -0.86, 9)
@@ -134,7 +134,7 @@ def _bangs(canvas: Canvas, face: Face, inside: Mask) -> None:
     canvas.lines(strands, 0.9, darker(face.hair, 0.55), alpha=0.7, depth=0.5)
 
 
-def _locks(canvas: Canvas, face: Face) -> None:
+def _locks(canvas: Canvas, face: FaceShape) -> None:
     """Long hair falls in front of the ears."""
     w, bottom = face.width, 50 + 34 * face.style.hair_volume
     right = curve(
@@ -149,7 +149,7 @@ def _locks(canvas: Canvas, face: Face) -> None:
         _strands(face, canvas, 40, mask, bottom)
 
 
-def paint_beard(canvas: Canvas, face: Face, inside: Mask) -> None:
+def paint_beard(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
     """Stubble, goatee, full beard, mustache and sideburns."""
     w, chin = face.width, face.chin
     color = darker(face.hair, 0.75)
@@ -190,7 +190,7 @@ def paint_beard(canvas: Canvas, face: Face, inside: Mask) -> None:
 
 def _hairs(
     canvas: Canvas,
-    face: Face,
+    face: FaceShape,
     region: Points,
     inside: Mask,
     count: int,

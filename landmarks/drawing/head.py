@@ -36,7 +36,7 @@ _SKIN: tuple[Color, ...] = (
 
 
 @dataclasses.dataclass
-class Face:
+class FaceShape:
     """One person while being painted.
 
     Attributes:
@@ -63,7 +63,7 @@ class Face:
         return yes if name in self.yes else no
 
 
-def build(yes: frozenset[str], style: Style, texture: np.random.Generator) -> Face:
+def build(yes: frozenset[str], style: Style, texture: np.random.Generator) -> FaceShape:
     """Turns labels and style into the shape and colors of one head."""
     male, chubby, oval = ("Male" in yes), ("Chubby" in yes), ("Oval_Face" in yes)
     width = 38.5 + 2.5 * style.face_width + 1.5 * male + 4.5 * chubby - 1.0 * oval
@@ -85,7 +85,7 @@ def build(yes: frozenset[str], style: Style, texture: np.random.Generator) -> Fa
     tone = int(position)
     skin = mix(_SKIN[tone], _SKIN[tone + 1], position - tone)
     skin = mix(skin, (230, 150, 140) if style.skin_hue < 0.5 else (220, 180, 110), 0.1)
-    return Face(yes, style, texture, width, chin, outline, skin, _hair_color(yes, style))
+    return FaceShape(yes, style, texture, width, chin, outline, skin, _hair_color(yes, style))
 
 
 def _hair_color(yes: frozenset[str], style: Style) -> Color:
@@ -105,7 +105,7 @@ def _hair_color(yes: frozenset[str], style: Style) -> Color:
     return mix(other[int(style.other_hair**2 * len(other))], (255, 255, 255), 0.12 * s)
 
 
-def paint_ears(canvas: Canvas, face: Face) -> None:
+def paint_ears(canvas: Canvas, face: FaceShape) -> None:
     """Ears behind the outline of the face."""
     for side in (1, -1):
         ear = ellipse(side * (face.width + 2.0), 8, 6.5, 14, tilt=side * 0.15)
@@ -114,7 +114,7 @@ def paint_ears(canvas: Canvas, face: Face) -> None:
         canvas.fill(inner, darker(face.skin, 0.68), blur=1, depth=0)
 
 
-def paint_head(canvas: Canvas, face: Face) -> np.ndarray:
+def paint_head(canvas: Canvas, face: FaceShape) -> np.ndarray:
     """The face's skin with its large shading. Returns the mask of the face, to clip features by."""
     style, skin = face.style, face.skin
     canvas.fill(face.outline, skin, depth=0)
@@ -157,7 +157,7 @@ def _soften(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return cv2.multiply(cv2.resize(small, size), inside, scale=1 / 255)
 
 
-def paint_age(canvas: Canvas, face: Face, inside: np.ndarray) -> None:
+def paint_age(canvas: Canvas, face: FaceShape, inside: np.ndarray) -> None:
     """Wrinkles of the forehead, the eyes and the mouth; pouches under the eyes; a second chin."""
     line = darker(face.skin, 0.5)
     if "Young" not in face.yes:
@@ -181,7 +181,7 @@ def paint_age(canvas: Canvas, face: Face, inside: np.ndarray) -> None:
         canvas.lines([edge, mirror(edge)], 1.4, darker(face.skin, 0.4), alpha=0.8, blur=0.4)
 
 
-def paint_neck(canvas: Canvas, face: Face) -> None:
+def paint_neck(canvas: Canvas, face: FaceShape) -> None:
     """Neck and the shadow of the chin on it; a second chin where there is one."""
     skin = face.skin
     half = face.width * face.pick("Male", 0.76, 0.58) + face.pick("Chubby", 4, 0)

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 
 from etils import epath
 
-from landmarks.sources.base import Face, Labels, Reader, Source
+from landmarks.sources.base import Labels, Reader, Source, SourceFace
 from landmarks.sources.celeba import read_celeba
 from landmarks.sources.csv import read_csv
 from landmarks.sources.drawn import read_drawn
 from landmarks.sources.lfwa import read_lfwa
 from landmarks.sources.tfds import read_tfds
 
-__all__ = ["SOURCES", "Face", "Labels", "Reader", "Source", "read_csv"]
+__all__ = ["SOURCES", "Labels", "Reader", "Source", "SourceFace", "read_csv"]
 
 SOURCES: Mapping[str, Callable[[epath.Path | None, int | None, int], Source]] = {
     "drawn": read_drawn,

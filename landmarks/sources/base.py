@@ -18,7 +18,7 @@ from mgmtn_jax.attributes import AttributeSet
 Labels = Int8[np.ndarray, " attributes"]
 
 
-class Face(NamedTuple):
+class SourceFace(NamedTuple):
     """One face of a source.
 
     Attributes:
@@ -42,7 +42,7 @@ class Reader(Protocol):
     Raises OSError or ValueError if the file cannot be read.
     """
 
-    def __call__(self, face: Face) -> tuple[bytes, Labels]: ...
+    def __call__(self, face: SourceFace) -> tuple[bytes, Labels]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Source:
     boxes: Float32[np.ndarray, "faces 4"] | None = None
     made_from: str = ""
 
-    def faces(self, indices: Int64[np.ndarray, " chosen"]) -> list[Face]:
+    def faces(self, indices: Int64[np.ndarray, " chosen"]) -> list[SourceFace]:
         """The faces at some positions in `keys`."""
         return [
-            Face(
+            SourceFace(
                 key=self.keys[i],
                 labels=None if self.labels is None else self.labels[i],
                 image=self.keys[i] if self.images is None else self.images[i],

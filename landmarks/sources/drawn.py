@@ -9,7 +9,7 @@ from etils import epath
 
 from landmarks.detector import CELEBA_BOX
 from landmarks.drawing.faces import face_jpeg, file_name, split_of
-from landmarks.sources.base import Face, Labels, Source, by_split
+from landmarks.sources.base import Labels, Source, SourceFace, by_split
 from mgmtn_jax.attributes import CELEBA
 
 
@@ -19,7 +19,7 @@ class DrawnReader:
 
     seed: int
 
-    def __call__(self, face: Face) -> tuple[bytes, Labels]:
+    def __call__(self, face: SourceFace) -> tuple[bytes, Labels]:
         index = int(face.key.removesuffix(".jpg")) - 1
         return face_jpeg(self.seed, index)
 

@@ -11,23 +11,23 @@ from typing import BinaryIO
 
 from etils import epath
 
-from landmarks.sources.base import Face, Labels
+from landmarks.sources.base import Labels, SourceFace
 
 
 @dataclasses.dataclass(frozen=True)
 class FileReader:
-    """Reads images from files; `Face.image` is the path, from `folder` if it is relative."""
+    """Reads images from files; `SourceFace.image` is the path, from `folder` if it is relative."""
 
     folder: str
 
-    def __call__(self, face: Face) -> tuple[bytes, Labels]:
+    def __call__(self, face: SourceFace) -> tuple[bytes, Labels]:
         assert face.labels is not None
         return (epath.Path(self.folder) / face.image).read_bytes(), face.labels
 
 
 @dataclasses.dataclass(frozen=True)
 class ZipReader:
-    """Reads images straight out of a zip file; `Face.image` is the path from `folder` in it.
+    """Reads images straight out of a zip file; `SourceFace.image` is the path from `folder` in it.
 
     A process opens the file at its first image, which reads the list of what is in it.
     """
@@ -35,7 +35,7 @@ class ZipReader:
     path: str
     folder: str
 
-    def __call__(self, face: Face) -> tuple[bytes, Labels]:
+    def __call__(self, face: SourceFace) -> tuple[bytes, Labels]:
         assert face.labels is not None
         member = _member(self.folder, face.image)
         with _lock:

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from landmarks.detector import CELEBA_BOX
-from landmarks.sources.base import Face, Labels, Source, by_split, existing_folder
+from landmarks.sources.base import Labels, Source, SourceFace, by_split, existing_folder
 from landmarks.sources.label_files import LabelError, bytes_of
 from mgmtn_jax.attributes import CELEBA_ATTRIBUTES, AttributeSet
 from mgmtn_jax.data.schema import NO, YES
@@ -95,7 +95,7 @@ class RecordReader:
     records: Mapping[str, _Records]
     names: Sequence[str]
 
-    def __call__(self, face: Face) -> tuple[bytes, Labels]:
+    def __call__(self, face: SourceFace) -> tuple[bytes, Labels]:
         split, _, index = face.key.rpartition("-")
         try:
             data = self.records[split][int(index)]

@@ -21,7 +21,7 @@ from absl import logging
 
 from mgmtn_jax.data import alignment
 from mgmtn_jax.data.augmentation import Augmentation, reach
-from mgmtn_jax.data.faces import Face, FaceSource, Image
+from mgmtn_jax.data.faces import FaceSource, Image, StoredFace
 
 Storage = Literal["none", "ram", "disk"]
 
@@ -83,7 +83,7 @@ class Margin(NamedTuple):
     def of(cls, augmentation: Augmentation, size: int) -> Margin:
         return cls(size, reach(augmentation), 1.0 + augmentation.scale)
 
-    def cut(self, face: Face, image: Image) -> tuple[Face, Image]:
+    def cut(self, face: StoredFace, image: Image) -> tuple[StoredFace, Image]:
         """No more of an image than is needed, averaged down as far as any crop is."""
         matrix = alignment.align(face.landmarks, self.size)
         scale = math.hypot(*matrix[:, 0])
@@ -101,12 +101,12 @@ class CachedFaces:
 
     def __init__(self, faces: FaceSource, margin: Margin, store: _Store) -> None:
         self._faces, self._margin, self._store = faces, margin, store
-        self._kept: list[Face | None] = [None] * len(faces)
+        self._kept: list[StoredFace | None] = [None] * len(faces)
 
     def __len__(self) -> int:
         return len(self._faces)
 
-    def __getitem__(self, index: int) -> Face:
+    def __getitem__(self, index: int) -> StoredFace:
         kept = self._kept[index]
         if kept is None:
             # Two threads may both come here. Both read the same face, and the later one's is kept.
@@ -114,7 +114,7 @@ class CachedFaces:
             kept = self._kept[index] = face._replace(stored=self._store.put(image))
         return kept
 
-    def decode(self, face: Face) -> tuple[Face, Image]:
+    def decode(self, face: StoredFace) -> tuple[StoredFace, Image]:
         return face, self._store.get(face.stored)
 
 

@@ -16,21 +16,21 @@ from mgmtn_jax.data.tfrecord import TFRecordSource
 Image = UInt8[np.ndarray, "height width 3"]
 
 
-class Face(NamedTuple):
+class StoredFace(NamedTuple):
     """A record without its pixels.
 
     Attributes:
       position: the record's place in the split.
       landmarks: pixels of the image that `FaceSource.decode` makes, x then y.
       landmarks_valid: False where no face was detected and the landmarks are a guess.
-      attributes: 1 yes, 0 no, -1 unknown.
+      labels: 1 yes, 0 no, -1 unknown.
       stored: what `FaceSource.decode` makes the image from.
     """
 
     position: int
     landmarks: Float32[np.ndarray, "68 2"]
     landmarks_valid: bool
-    attributes: Int64[np.ndarray, " attributes"]
+    labels: Int64[np.ndarray, " attributes"]
     stored: Any
 
 
@@ -43,9 +43,9 @@ class FaceSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Face: ...
+    def __getitem__(self, index: int) -> StoredFace: ...
 
-    def decode(self, face: Face) -> tuple[Face, Image]:
+    def decode(self, face: StoredFace) -> tuple[StoredFace, Image]:
         """A face with its pixels: another face if this one's turn out to be damaged."""
 
 
@@ -73,7 +73,7 @@ class Faces:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Face:
+    def __getitem__(self, index: int) -> StoredFace:
         for _ in range(len(self)):
             try:
                 return self._read(index)
@@ -81,7 +81,7 @@ class Faces:
                 index = self._skip(index, error)
         raise ValueError(f"{self._name} has no intact record")
 
-    def decode(self, face: Face) -> tuple[Face, Image]:
+    def decode(self, face: StoredFace) -> tuple[StoredFace, Image]:
         for _ in range(len(self)):
             try:
                 return face, decode_image(face.stored)
@@ -90,17 +90,17 @@ class Faces:
                 face = self[self._skip(face.position, located)]
         raise ValueError(f"{self._name} has no intact record")
 
-    def _read(self, index: int) -> Face:
+    def _read(self, index: int) -> StoredFace:
         payload = self._source[index]
         try:
             record = schema.parse(payload)
         except ValueError as error:  # The checksum is right, so it was written like this.
             raise ValueError(f"{self._name}: record {index}: {error}") from error
-        return Face(
+        return StoredFace(
             index,
             record.landmarks,
             record.landmark_source != schema.FALLBACK,
-            record.attributes,
+            record.labels,
             record.image,
         )
 

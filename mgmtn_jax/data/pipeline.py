@@ -31,7 +31,7 @@ from mgmtn_jax.data.augmentation import (
     movements,
 )
 from mgmtn_jax.data.cache import Storage, cached
-from mgmtn_jax.data.faces import Face, Faces, FaceSource
+from mgmtn_jax.data.faces import Faces, FaceSource, StoredFace
 from mgmtn_jax.data.schema import OnCorrupt
 
 # One image is one thread's work here. OpenCV's own threads would only compete with ours.
@@ -40,10 +40,10 @@ cv2.setNumThreads(0)
 Batch = dict[str, np.ndarray]
 """Training: image uint8 (B, S, S, 3) RGB; landmarks float32 (B, 68, 2), x then y in crop pixels;
 landmarks_valid bool (B,), False where no face was detected and the landmarks are a guess;
-attributes int8 (B, A), 1 yes, 0 no, -1 unknown; valid bool (B,).
+labels int8 (B, A), 1 yes, 0 no, -1 unknown; valid bool (B,).
 
 Evaluation has also index int32 (B,), the record's position in the split. Rows that only fill a
-batch up are copies of real faces with valid and landmarks_valid False, attributes and index -1.
+batch up are copies of real faces with valid and landmarks_valid False, labels and index -1.
 """
 
 
@@ -210,7 +210,7 @@ def _evaluation_batch(positions: Sequence[int], *, faces: FaceSource, size: int)
     batch = _crops(faces, indices, np.broadcast_to(np.eye(2, 3), (len(indices), 2, 3)), size)
     batch["valid"] = valid = batch["index"] == positions
     batch["landmarks_valid"] &= valid
-    batch["attributes"][~valid] = schema.UNKNOWN
+    batch["labels"][~valid] = schema.UNKNOWN
     batch["index"][~valid] = -1
     return batch
 
@@ -233,13 +233,13 @@ def _crops(
         "image": images,
         "landmarks": alignment.transform_points(landmarks, matrices).astype(np.float32),
         "landmarks_valid": _stack(rows, "landmarks_valid"),
-        "attributes": _stack(rows, "attributes").astype(np.int8),
+        "labels": _stack(rows, "labels").astype(np.int8),
         "valid": np.ones(len(rows), np.bool_),
         "index": _stack(rows, "position").astype(np.int32),
     }
 
 
-def _stack(rows: Sequence[Face], field: str) -> np.ndarray:
+def _stack(rows: Sequence[StoredFace], field: str) -> np.ndarray:
     return np.array([getattr(face, field) for face in rows])
 
 

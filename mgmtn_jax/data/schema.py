@@ -60,7 +60,7 @@ class Record(NamedTuple):
       landmarks: the 68 points of the iBUG 300-W scheme.
       face_box: left, top, right, bottom of the detection.
       landmark_source: `HOG`, `CNN`, `FALLBACK` or `GIVEN`.
-      attributes: `YES`, `NO` or `UNKNOWN` for each of the data set's A attributes.
+      labels: `YES`, `NO` or `UNKNOWN` for each of the data set's A attributes.
     """
 
     key: str
@@ -68,7 +68,7 @@ class Record(NamedTuple):
     landmarks: Float32[np.ndarray, "68 2"]
     face_box: Float32[np.ndarray, "4"]
     landmark_source: int
-    attributes: Int64[np.ndarray, " attributes"]
+    labels: Int64[np.ndarray, " attributes"]
 
 
 def features(num_attributes: int) -> tfds.features.FeaturesDict:
@@ -94,7 +94,7 @@ def serialize(record: Record) -> bytes:
     feature["landmarks"].float_list.value.extend(record.landmarks.ravel().tolist())
     feature["face_box"].float_list.value.extend(record.face_box.tolist())
     feature["landmark_source"].int64_list.value.append(record.landmark_source)
-    feature["attributes"].int64_list.value.extend(record.attributes.tolist())
+    feature["attributes"].int64_list.value.extend(record.labels.tolist())
     return example.SerializeToString(deterministic=True)
 
 
@@ -115,7 +115,7 @@ def parse(data: bytes) -> Record:
             # Four numbers are read faster through a list, many from the field itself.
             face_box=np.array(list(feature["face_box"].float_list.value), np.float32).reshape(4),
             landmark_source=feature["landmark_source"].int64_list.value[0],
-            attributes=np.fromiter(feature["attributes"].int64_list.value, np.int64),
+            labels=np.fromiter(feature["attributes"].int64_list.value, np.int64),
         )
     except (DecodeError, IndexError, ValueError) as error:
         raise ValueError(f"not a record of a faces data set: {error}") from error

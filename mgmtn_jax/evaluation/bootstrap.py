@@ -19,7 +19,7 @@ _RESAMPLES_AT_A_TIME = 100  # 20,000 images x 100 counts x 4 bytes: 8 MB, about 
 
 def bootstrap_means(
     probabilities: Float[np.ndarray, "N A"],
-    attributes: Int[np.ndarray, "N A"],
+    labels: Int[np.ndarray, "N A"],
     *,
     num_resamples: int,
     seed: int,
@@ -37,18 +37,18 @@ def bootstrap_means(
     # when the cores are busy with something else.
     outcomes = [
         scipy.sparse.csr_array(outcome.T, dtype=np.float32)
-        for outcome in counts.outcomes(probabilities, attributes)
+        for outcome in counts.outcomes(probabilities, labels)
     ]
     precisions = [
-        counts.PrecisionAtPositives(probabilities[:, a], attributes[:, a])
-        for a in range(attributes.shape[1])
+        counts.PrecisionAtPositives(probabilities[:, a], labels[:, a])
+        for a in range(labels.shape[1])
     ]
     means: dict[str, list[np.ndarray]] = {
         "accuracy": [],
         "balanced_accuracy": [],
         "average_precision": [],
     }
-    for drawn in resample_counts(len(attributes), num_resamples, seed):
+    for drawn in resample_counts(len(labels), num_resamples, seed):
         # Counts below 2**24 are exact in float32, at half the memory traffic of float64.
         tp, fp, fn, tn = (outcome @ drawn for outcome in outcomes)
         balanced = (counts.ratio(tp, tp + fn) + counts.ratio(tn, tn + fp)) / 2

@@ -28,7 +28,7 @@ class Difference(NamedTuple):
 
 
 def correctness(
-    probabilities: Float[np.ndarray, "N A"], attributes: Int[np.ndarray, "N A"]
+    probabilities: Float[np.ndarray, "N A"], labels: Int[np.ndarray, "N A"]
 ) -> Float[np.ndarray, "N A"]:
     """1 where the answer is right, 0 where it is wrong, `nan` where the label is unknown.
 
@@ -37,10 +37,10 @@ def correctness(
 
     Args:
       probabilities: of yes, in 0..1.
-      attributes: 1 yes, 0 no, -1 unknown.
+      labels: 1 yes, 0 no, -1 unknown.
     """
-    right = (probabilities >= THRESHOLD) == (attributes == 1)
-    return np.where(attributes >= 0, right, np.nan)
+    right = (probabilities >= THRESHOLD) == (labels == 1)
+    return np.where(labels >= 0, right, np.nan)
 
 
 def paired_bootstrap(

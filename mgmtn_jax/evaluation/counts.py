@@ -15,11 +15,11 @@ INTERVAL = (2.5, 97.5)
 
 def outcomes(
     probabilities: Float[np.ndarray, "N A"],
-    attributes: Int[np.ndarray, "N A"],
+    labels: Int[np.ndarray, "N A"],
     threshold: float | Float[np.ndarray, "A"] = THRESHOLD,
 ) -> tuple[Bool[np.ndarray, "N A"], ...]:
     """Where a label is a true positive, false positive, false negative, true negative."""
-    yes, no, predicted = attributes == 1, attributes == 0, probabilities >= threshold
+    yes, no, predicted = labels == 1, labels == 0, probabilities >= threshold
     return yes & predicted, no & predicted, yes & ~predicted, no & ~predicted
 
 

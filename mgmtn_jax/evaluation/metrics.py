@@ -36,7 +36,7 @@ CALIBRATION_BINS = 15
 
 
 def attribute_metrics(
-    probabilities: Float[np.ndarray, "N A"], attributes: Int[np.ndarray, "N A"]
+    probabilities: Float[np.ndarray, "N A"], labels: Int[np.ndarray, "N A"]
 ) -> dict[str, Float[np.ndarray, "A"]]:
     """The figures of each attribute, by name: a float64 array over attributes, in percent.
 
@@ -46,7 +46,7 @@ def attribute_metrics(
 
     Args:
       probabilities: probability of yes, in 0..1.
-      attributes: 1 yes, 0 no, -1 unknown.
+      labels: 1 yes, 0 no, -1 unknown.
 
     Examples:
         The second attribute is unknown on the first of three images.
@@ -56,11 +56,11 @@ def attribute_metrics(
         >>> attribute_metrics(probabilities, labels)["accuracy"].round(1).tolist()
         [66.7, 50.0]
     """
-    once = np.ones((len(attributes), 1))
-    tp, fp, fn, tn = (outcome.sum(0) for outcome in outcomes(probabilities, attributes))
+    once = np.ones((len(labels), 1))
+    tp, fp, fn, tn = (outcome.sum(0) for outcome in outcomes(probabilities, labels))
     positives, known = tp + fn, tp + fp + fn + tn
     positive_rate = ratio(positives, known)
-    columns = range(attributes.shape[1])
+    columns = range(labels.shape[1])
     figures = {
         "positive_rate": positive_rate,
         "majority_accuracy": np.maximum(positive_rate, 1 - positive_rate),
@@ -71,13 +71,13 @@ def attribute_metrics(
         "f1": np.where(positives > 0, ratio(2 * tp, 2 * tp + fp + fn), np.nan),
         "average_precision": np.array(
             [
-                PrecisionAtPositives(probabilities[:, a], attributes[:, a]).average(once)[0]
+                PrecisionAtPositives(probabilities[:, a], labels[:, a]).average(once)[0]
                 for a in columns
             ]
         ),
-        "auroc": np.array([_auroc(probabilities[:, a], attributes[:, a]) for a in columns]),
+        "auroc": np.array([_auroc(probabilities[:, a], labels[:, a]) for a in columns]),
         "calibration_error": np.array(
-            [_calibration_error(probabilities[:, a], attributes[:, a]) for a in columns]
+            [_calibration_error(probabilities[:, a], labels[:, a]) for a in columns]
         ),
     }
     return {name: 100 * values for name, values in figures.items()}
@@ -85,7 +85,7 @@ def attribute_metrics(
 
 def summarize(
     probabilities: Float[np.ndarray, "N A"],
-    attributes: Int[np.ndarray, "N A"],
+    labels: Int[np.ndarray, "N A"],
     attribute_set: AttributeSet,
     mask_iou: Mapping[str, float] | None = None,
     num_resamples: int = 1000,
@@ -95,7 +95,7 @@ def summarize(
 
     Args:
       probabilities: probability of yes, in 0..1, columns in the order of the attribute set.
-      attributes: 1 yes, 0 no, -1 unknown.
+      labels: 1 yes, 0 no, -1 unknown.
       mask_iou: region -> intersection over union of predicted and drawn mask, for a network that
         has masks.
       num_resamples: resamples behind each interval.
@@ -105,12 +105,12 @@ def summarize(
       ValueError: if there is no image, shapes disagree, a probability is outside 0..1, or a label
         is none of 1, 0, -1.
     """
-    _check(probabilities, attributes, attribute_set)
-    figures = attribute_metrics(probabilities, attributes)
+    _check(probabilities, labels, attribute_set)
+    figures = attribute_metrics(probabilities, labels)
     resampled = bootstrap.bootstrap_means(
-        probabilities, attributes, num_resamples=num_resamples, seed=seed
+        probabilities, labels, num_resamples=num_resamples, seed=seed
     )
-    summary: dict[str, Any] = {"num_examples": len(attributes), "threshold": THRESHOLD}
+    summary: dict[str, Any] = {"num_examples": len(labels), "threshold": THRESHOLD}
     for name in ("accuracy", "balanced_accuracy", "average_precision"):
         summary[f"mean_{name}"] = number(mean_defined(figures[name]))
         summary[f"mean_{name}_interval"] = bootstrap.interval(resampled[name])
@@ -121,7 +121,7 @@ def summarize(
     summary["per_attribute"] = {
         attribute: {
             "group": attribute_set.group_of(attribute),
-            "num_known": int(np.sum(attributes[:, a] >= 0)),
+            "num_known": int(np.sum(labels[:, a] >= 0)),
             **{name: number(values[a]) for name, values in figures.items()},
         }
         for a, attribute in enumerate(attribute_set.names)
@@ -178,18 +178,18 @@ def number(value: Float[np.ndarray, ""] | float) -> float | None:
 
 def _check(
     probabilities: Shaped[np.ndarray, "..."],
-    attributes: Shaped[np.ndarray, "..."],
+    labels: Shaped[np.ndarray, "..."],
     attribute_set: AttributeSet,
 ) -> None:
-    expected = (len(attributes), len(attribute_set.names))
-    if not len(attributes):
+    expected = (len(labels), len(attribute_set.names))
+    if not len(labels):
         raise ValueError("there is no image to evaluate")
-    if probabilities.shape != expected or attributes.shape != expected:
+    if probabilities.shape != expected or labels.shape != expected:
         raise ValueError(
-            f"probabilities {probabilities.shape} and attributes {attributes.shape} must both be "
+            f"probabilities {probabilities.shape} and labels {labels.shape} must both be "
             f"(images, attributes), with {expected[1]} attributes"
         )
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("a probability is outside 0..1 or not a number")
-    if not np.isin(attributes, (1, 0, -1)).all():
+    if not np.isin(labels, (1, 0, -1)).all():
         raise ValueError("a label is none of 1 (yes), 0 (no), -1 (unknown)")

@@ -63,7 +63,7 @@ def make_eval_step(
 
     The dict holds `probabilities` (b, A); for networks that predict masks also `masks` (b, M, M, 8)
     probabilities, and per face and region the cells in `intersection` and `union` (b, 8) with the
-    drawn regions, zero where the landmarks are a guess or the row is padding. `attributes`, `index`
+    drawn regions, zero where the landmarks are a guess or the row is padding. `labels`, `index`
     and `valid` come back as they were, so that they stay beside their rows on every process.
     """
     predict, image_size = make_predict(network, config), config.data.image_size
@@ -76,7 +76,7 @@ def make_eval_step(
         landmarks = Landmarks(batch["landmarks"], batch["landmarks_valid"])
         probabilities, mask_logits = predict(params, batch_stats, batch["image"], landmarks)
         result = {"probabilities": probabilities}
-        result |= {name: batch[name] for name in ("attributes", "index", "valid") if name in batch}
+        result |= {name: batch[name] for name in ("labels", "index", "valid") if name in batch}
         if mask_logits is not None:
             predicted = mask_logits > 0
             drawn = draw_masks(batch["landmarks"], image_size, predicted.shape[1])

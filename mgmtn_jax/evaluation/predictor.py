@@ -30,14 +30,14 @@ class Predictions:
 
     Attributes:
       probabilities: of yes.
-      attributes: the labels: 1, 0, -1 unknown.
+      labels: the labels: 1, 0, -1 unknown.
       index: position of each face in its split.
       mask_iou: region -> intersection over union of all predicted and drawn cells of the split,
         empty for networks without masks.
     """
 
     probabilities: Float[np.ndarray, "n a"]
-    attributes: Int[np.ndarray, "n a"]
+    labels: Int[np.ndarray, "n a"]
     index: Int[np.ndarray, " n"]
     mask_iou: dict[str, float]
 
@@ -57,7 +57,7 @@ def predict_split(
       mesh: of the evaluation.
       num_batches: for the progress bar.
     """
-    columns: dict[str, list[np.ndarray]] = {"probabilities": [], "attributes": [], "index": []}
+    columns: dict[str, list[np.ndarray]] = {"probabilities": [], "labels": [], "index": []}
     intersection = np.zeros(len(REGIONS), np.int64)
     union = np.zeros(len(REGIONS), np.int64)
     for batch in tqdm.tqdm(batches, "evaluate", num_batches, unit="batch", disable=None):
@@ -96,7 +96,7 @@ class Predictor:
 
     Attributes:
       config: the resolved config it was trained with.
-      attributes: names and groups of what it predicts.
+      attribute_set: names and groups of what it predicts.
       step: of the checkpoint.
       revision: git revision of the code that trained it.
       network: the network without its arrays.
@@ -109,12 +109,12 @@ class Predictor:
         network: functional.Network,
         model: dict[str, Any],
         config: ml_collections.ConfigDict,
-        attributes: AttributeSet,
+        attribute_set: AttributeSet,
         step: int,
         revision: str,
         mesh: Mesh,
     ) -> None:
-        self.config, self.attributes = config, attributes
+        self.config, self.attribute_set = config, attribute_set
         self.step, self.revision, self.mesh = step, revision, mesh
         self.network, self.model = network, model
         batch, whole = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
@@ -139,8 +139,8 @@ class Predictor:
         """
         step, metadata = load_metadata(workdir, step)
         config = ml_collections.ConfigDict(metadata["config"])
-        attributes = AttributeSet.from_dict(metadata["attributes"])
-        build = network_builder(config, attributes)
+        attribute_set = AttributeSet.from_dict(metadata["attributes"])
+        build = network_builder(config, attribute_set)
         mesh = partitioning.create_mesh(-1, 1, jax.device_count())
         params, batch_stats = jax.eval_shape(
             lambda key: functional.init(build, key), jax.random.key(0)
@@ -153,7 +153,7 @@ class Predictor:
         )
         model = load_model(workdir, step, abstract)
         network = functional.create(build)
-        return cls(network, model, config, attributes, step, metadata["revision"], mesh)
+        return cls(network, model, config, attribute_set, step, metadata["revision"], mesh)
 
     @property
     def needs_landmarks(self) -> bool:

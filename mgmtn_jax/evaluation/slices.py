@@ -25,7 +25,7 @@ def check(slice_by: Sequence[str], attribute_set: AttributeSet) -> None:
 
 def accuracy_gaps(
     probabilities: Float[np.ndarray, "N A"],
-    attributes: Int[np.ndarray, "N A"],
+    labels: Int[np.ndarray, "N A"],
     attribute_set: AttributeSet,
     slice_by: Sequence[str],
     num_resamples: int = 1000,
@@ -51,8 +51,8 @@ def accuracy_gaps(
         sides: dict[str, dict[str, Any]] = {}
         accuracies = {}
         for side, label in (("yes", 1), ("no", 0)):
-            rows = np.flatnonzero(attributes[:, index] == label)
-            chosen = probabilities[rows][:, others], attributes[rows][:, others]
+            rows = np.flatnonzero(labels[:, index] == label)
+            chosen = probabilities[rows][:, others], labels[rows][:, others]
             sides[side] = {
                 "num_examples": len(rows),
                 "mean_accuracy": None,

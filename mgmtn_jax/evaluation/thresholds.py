@@ -13,7 +13,7 @@ from mgmtn_jax.evaluation.metrics import number
 
 
 def tune(
-    probabilities: Float[np.ndarray, "N A"], attributes: Int[np.ndarray, "N A"]
+    probabilities: Float[np.ndarray, "N A"], labels: Int[np.ndarray, "N A"]
 ) -> Float[np.ndarray, "A"]:
     """For each attribute the threshold of the highest balanced accuracy.
 
@@ -22,24 +22,24 @@ def tune(
 
     Args:
       probabilities: of yes, in 0..1.
-      attributes: 1 yes, 0 no, -1 unknown.
+      labels: 1 yes, 0 no, -1 unknown.
 
     Examples:
         >>> tune(np.array([[0.1], [0.2], [0.4]]), np.array([[0], [1], [1]])).round(2).tolist()
         [0.15]
     """
-    columns = range(attributes.shape[1])
-    return np.array([_tune(probabilities[:, a], attributes[:, a]) for a in columns])
+    columns = range(labels.shape[1])
+    return np.array([_tune(probabilities[:, a], labels[:, a]) for a in columns])
 
 
 def figures(
     probabilities: Float[np.ndarray, "N A"],
-    attributes: Int[np.ndarray, "N A"],
+    labels: Int[np.ndarray, "N A"],
     thresholds: Float[np.ndarray, "A"],
     attribute_set: AttributeSet,
 ) -> dict[str, Any]:
     """Accuracy and balanced accuracy at these thresholds, in percent, for `metrics.json`."""
-    tp, fp, fn, tn = (outcome.sum(0) for outcome in outcomes(probabilities, attributes, thresholds))
+    tp, fp, fn, tn = (outcome.sum(0) for outcome in outcomes(probabilities, labels, thresholds))
     accuracy = 100 * ratio(tp + tn, tp + fp + fn + tn)
     balanced = 50 * (ratio(tp, tp + fn) + ratio(tn, tn + fp))
     return {

@@ -110,7 +110,7 @@ def describe(predictor: Predictor, exported: export.Exported) -> dict[str, Any]:
                 jax.tree.unflatten(exported.out_tree, exported.out_avals)
             )
         },
-        **predictor.attributes.to_dict(),
+        **predictor.attribute_set.to_dict(),
         "masks": list(REGIONS),
         "step": predictor.step,
         "revision": predictor.revision,

@@ -48,7 +48,7 @@ CHOICES: dict[str, Collection[str]] = {
 
 
 def network_builder(
-    config: ml_collections.ConfigDict, attributes: AttributeSet
+    config: ml_collections.ConfigDict, attribute_set: AttributeSet
 ) -> Callable[[nnx.Rngs], nnx.Module]:
     """The constructor call that `config.model` describes.
 
@@ -78,11 +78,13 @@ def network_builder(
         if model.name != "mgmtn":
             fused = fused_stages(config.data.image_size, trunk.strides)
             stages = (final,) if model.name == "global" else sorted({*fused, final})
-            return GlobalNetwork(trunk, attributes, stages=stages, dropout=model.dropout, rngs=rngs)
+            return GlobalNetwork(
+                trunk, attribute_set, stages=stages, dropout=model.dropout, rngs=rngs
+            )
         return MGMTN(
             trunk,
             build_masks(model, trunk.channels, rngs),
-            attributes,
+            attribute_set,
             image_size=config.data.image_size,
             mask_gradient=model.mask_training == "joint",
             fusion=model.fusion,

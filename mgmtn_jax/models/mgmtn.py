@@ -35,7 +35,7 @@ class GlobalNetwork(nnx.Module):
     def __init__(
         self,
         trunk: Trunk,
-        attributes: AttributeSet,
+        attribute_set: AttributeSet,
         *,
         stages: Sequence[int],
         dropout: float,
@@ -43,7 +43,7 @@ class GlobalNetwork(nnx.Module):
     ):
         """Args:
         trunk: the backbone.
-        attributes: decides how many outputs there are.
+        attribute_set: decides how many outputs there are.
         stages: which of C2..C5 are pooled, and concatenated if there are several.
         dropout: share of the pooled channels that training drops.
         """
@@ -51,7 +51,7 @@ class GlobalNetwork(nnx.Module):
         self.stages = tuple(stages)
         self.dropout = nnx.Dropout(dropout)
         in_channels = sum(trunk.channels[stage] for stage in self.stages)
-        self.head = nnx.Linear(in_channels, len(attributes.names), rngs=rngs)
+        self.head = nnx.Linear(in_channels, len(attribute_set.names), rngs=rngs)
 
     def __call__(
         self,
@@ -77,7 +77,7 @@ class MGMTN(nnx.Module):
         self,
         trunk: Trunk,
         aml: MaskNetwork,
-        attributes: AttributeSet,
+        attribute_set: AttributeSet,
         *,
         image_size: int,
         mask_gradient: bool,
@@ -90,7 +90,7 @@ class MGMTN(nnx.Module):
         """Args:
         trunk: the backbone.
         aml: where masks come from.
-        attributes: decides how many heads there are, of what size, and which mask each one gets.
+        attribute_set: decides how many heads there are, of what size, and which mask each one gets.
         image_size: pixels a side, from which the fused stages follow.
         mask_gradient: whether G2FF's gradient reaches the masks; see `aml.MASK_TRAINING`.
         fusion: a key of `fusion.FUSIONS`.
@@ -105,7 +105,7 @@ class MGMTN(nnx.Module):
         self.g2ff = G2FF(
             [trunk.channels[stage] for stage in self.stages],
             trunk.channels[-1],
-            len(attributes.groups),
+            len(attribute_set.groups),
             fusion=fusion,
             width=group_width,
             dtype=dtype,
@@ -115,12 +115,12 @@ class MGMTN(nnx.Module):
         self.heads = nnx.List(
             [
                 nnx.Linear(self.g2ff.out_channels, len(members), rngs=rngs)
-                for members in attributes.group_indices
+                for members in attribute_set.group_indices
             ]
         )
-        self.region_indices = attributes.region_indices
+        self.region_indices = attribute_set.region_indices
         # The heads' outputs stand group by group; this puts them into label order.
-        order = np.concatenate([np.asarray(members) for members in attributes.group_indices])
+        order = np.concatenate([np.asarray(members) for members in attribute_set.group_indices])
         self.label_order = tuple(int(index) for index in np.argsort(order))
 
     def __call__(

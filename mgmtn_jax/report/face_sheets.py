@@ -31,11 +31,11 @@ def choose(
       split: their split.
       num_faces: on the sheet of examples; each other sheet has a third of them.
     """
-    probabilities, attributes = predictions.probabilities, predictions.attributes
-    names, few = predictor.attributes.names, math.ceil(num_faces / 3)
+    probabilities, labels = predictions.probabilities, predictions.labels
+    names, few = predictor.attribute_set.names, math.ceil(num_faces / 3)
     spread = np.linspace(0, len(probabilities) - 1, min(num_faces, len(probabilities)))
     chosen: list[tuple[str, str, list[tuple[int, str | None]]]] = [
-        (title, text, [(row, names[a]) for row, a in pick(probabilities, attributes, few)])
+        (title, text, [(row, names[a]) for row, a in pick(probabilities, labels, few)])
         for title, text, pick in (
             (
                 "Surest and right",
@@ -75,7 +75,7 @@ def _faces(
     rows: Sequence[int],
     data_dir: epath.PathLike,
     split: str,
-) -> Iterator[html_report.FaceExample]:
+) -> Iterator[html_report.SheetFace]:
     """The faces of some rows of the predictions, with their masks."""
     size = predictor.config.data.image_size
     keys, images, landmarks = [], [], []
@@ -86,10 +86,10 @@ def _faces(
         keys.append(record.key)
     _, masks = predictor(np.stack(images), np.stack(landmarks))
     for i, row in enumerate(rows):
-        yield html_report.FaceExample(
+        yield html_report.SheetFace(
             image=images[i],
             masks=None if masks is None else masks[i],
             probabilities=predictions.probabilities[row],
-            attributes=predictions.attributes[row],
+            labels=predictions.labels[row],
             key=keys[i],
         )

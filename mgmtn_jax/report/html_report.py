@@ -34,14 +34,14 @@ _MISSED_ATTRIBUTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class FaceExample:
+class SheetFace:
     """One face of a sheet.
 
     Attributes:
       image: the aligned crop, RGB.
       masks: probability of each region of `REGIONS`, at any resolution; None without masks.
       probabilities: of yes, per attribute.
-      attributes: 1 yes, 0 no, -1 unknown.
+      labels: 1 yes, 0 no, -1 unknown.
       key: what the data set calls the image.
       question: the attribute for which the face is on the sheet, if it is one.
     """
@@ -49,7 +49,7 @@ class FaceExample:
     image: UInt8[np.ndarray, "S S 3"]
     masks: Float[np.ndarray, "M M 8"] | None
     probabilities: Float[np.ndarray, "A"]
-    attributes: Int[np.ndarray, "A"]
+    labels: Int[np.ndarray, "A"]
     key: str
     question: str | None = None
 
@@ -66,7 +66,7 @@ class Sheet:
 
     title: str
     text: str
-    faces: Sequence[FaceExample]
+    faces: Sequence[SheetFace]
 
 
 def write_report(
@@ -75,7 +75,7 @@ def write_report(
     title: str,
     metrics: Mapping[str, Any],
     probabilities: Float[np.ndarray, "N A"],
-    attributes: Int[np.ndarray, "N A"],
+    labels: Int[np.ndarray, "N A"],
     history: Sequence[Mapping[str, Any]],
     sheets: Sequence[Sheet],
     provenance: Mapping[str, Any],
@@ -89,7 +89,7 @@ def write_report(
         `slices.accuracy_gaps` does, if there is `tuned`, what `thresholds.figures`
         does and the split they were tuned on, and if there is `against`, a comparison.
       probabilities: what the metrics are of, for the curves.
-      attributes: the labels: 1 yes, 0 no, -1 unknown.
+      labels: the labels: 1 yes, 0 no, -1 unknown.
       history: rows of `metrics.jsonl`: `step`, `split` and any scalars; known ones are plotted.
       sheets: About 15 KB a face: 24 are a good number for one, 250 in all reach 5 MB.
       provenance: what a reader needs to get the same figures, as label -> text, number or mapping.
@@ -113,7 +113,7 @@ def write_report(
         attributes=rows,
         largest_gain=max(gains, default=0) or 1,
         curves=_curves(history),
-        quality=_quality(metrics, probabilities, attributes),
+        quality=_quality(metrics, probabilities, labels),
         sheets=[
             {
                 "title": sheet.title,
@@ -168,7 +168,7 @@ def _scale_start(metrics: Mapping[str, Any]) -> int:
     return max(0, int((lowest - 5) // 10) * 10)
 
 
-def _face_view(face: FaceExample, names: Sequence[str]) -> dict[str, Any]:
+def _face_view(face: SheetFace, names: Sequence[str]) -> dict[str, Any]:
     """What the sheet shows of one face."""
     answers: list[dict[str, Any]] = [
         {
@@ -180,12 +180,12 @@ def _face_view(face: FaceExample, names: Sequence[str]) -> dict[str, Any]:
             if (probability >= 0.5) == label
             else "wrong",
         }
-        for name, probability, label in zip(names, face.probabilities, face.attributes, strict=True)
+        for name, probability, label in zip(names, face.probabilities, face.labels, strict=True)
     ]
     asked: dict[str, Any] | None = None
     if face.question is not None:
         index = names.index(face.question)
-        asked = {**answers[index], "label": "yes" if face.attributes[index] else "no"}
+        asked = {**answers[index], "label": "yes" if face.labels[index] else "no"}
     others = [answer for answer in answers if answer["name"] != face.question]
     surest_yes = sorted(others, key=lambda answer: -answer["percent"])
     top = [answer for answer in surest_yes if answer["percent"] >= 50][:_TOP_ATTRIBUTES]
@@ -242,16 +242,16 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _quality(
     metrics: Mapping[str, Any],
     probabilities: Float[np.ndarray, "N A"],
-    attributes: Int[np.ndarray, "N A"],
+    labels: Int[np.ndarray, "N A"],
 ) -> dict[str, Any]:
     """Precision against recall and reliability, of all attributes together and of each."""
     lines, each = [], []
     for a, (name, row) in enumerate(metrics["per_attribute"].items()):
-        precision_recall = curves.precision_recall(probabilities[:, a], attributes[:, a])
+        precision_recall = curves.precision_recall(probabilities[:, a], labels[:, a])
         if not len(precision_recall[0]):
             continue  # An attribute without a yes has neither.
         lines.append((precision_recall, pictures.REGION_COLORS.get(row["group"], "#999999")))
-        reliability = curves.reliability(probabilities[:, a], attributes[:, a])
+        reliability = curves.reliability(probabilities[:, a], labels[:, a])
         each.append(
             {
                 "name": name,
@@ -265,6 +265,6 @@ def _quality(
         return {}
     return {
         "precision_recall": plots.precision_recall(lines),
-        "reliability": plots.reliability(curves.reliability(probabilities, attributes)),
+        "reliability": plots.reliability(curves.reliability(probabilities, labels)),
         "each": each,
     }

@@ -23,27 +23,27 @@ class Answer(NamedTuple):
 
 
 def surest_right(
-    probabilities: Float[np.ndarray, "N A"], attributes: Int[np.ndarray, "N A"], count: int
+    probabilities: Float[np.ndarray, "N A"], labels: Int[np.ndarray, "N A"], count: int
 ) -> list[Answer]:
     """Right answers of yes; a sure no to a rare attribute is no feat. See `_pick` for the rest."""
-    right = (probabilities >= THRESHOLD) & (attributes == 1)
+    right = (probabilities >= THRESHOLD) & (labels == 1)
     return _pick(np.where(right, probabilities, -np.inf), count)
 
 
 def surest_wrong(
-    probabilities: Float[np.ndarray, "N A"], attributes: Int[np.ndarray, "N A"], count: int
+    probabilities: Float[np.ndarray, "N A"], labels: Int[np.ndarray, "N A"], count: int
 ) -> list[Answer]:
     """Answers that the label contradicts. Many of these are mistakes of the label."""
-    wrong = (attributes >= 0) & ((probabilities >= THRESHOLD) != (attributes == 1))
+    wrong = (labels >= 0) & ((probabilities >= THRESHOLD) != (labels == 1))
     return _pick(np.where(wrong, np.abs(probabilities - THRESHOLD), -np.inf), count)
 
 
 def least_sure(
-    probabilities: Float[np.ndarray, "N A"], attributes: Int[np.ndarray, "N A"], count: int
+    probabilities: Float[np.ndarray, "N A"], labels: Int[np.ndarray, "N A"], count: int
 ) -> list[Answer]:
     """Answers nearest the threshold, of those that have a label."""
     distance = np.abs(probabilities - THRESHOLD)
-    return _pick(np.where(attributes >= 0, -distance, -np.inf), count)
+    return _pick(np.where(labels >= 0, -distance, -np.inf), count)
 
 
 def _pick(score: Float[np.ndarray, "N A"], count: int) -> list[Answer]:

@@ -20,18 +20,18 @@ MAY_DIFFER = ("data.dir", "data.num_threads", "mesh", "checkpoint", "train.log_e
 
 
 def run_metadata(
-    config: ml_collections.ConfigDict, attributes: AttributeSet, num_examples: int
+    config: ml_collections.ConfigDict, attribute_set: AttributeSet, num_examples: int
 ) -> dict[str, Any]:
     """What makes the numbers of a run reproducible, in JSON's types.
 
     Args:
       config: resolved: with every override.
-      attributes: names and groups of the labels.
+      attribute_set: names and groups of the labels.
       num_examples: size of the training split.
     """
     return {
         "config": config.to_dict(),
-        "attributes": attributes.to_dict(),
+        "attributes": attribute_set.to_dict(),
         "num_examples": num_examples,
         "revision": git_revision(),
     }

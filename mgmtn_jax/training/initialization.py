@@ -32,13 +32,13 @@ _HEADS = ("head", "heads")
 
 
 def with_pretrained(
-    model: ml_collections.ConfigDict, attributes: AttributeSet, state: State
+    model: ml_collections.ConfigDict, attribute_set: AttributeSet, state: State
 ) -> State:
     """Puts what `model.pretrained` names in the place of random numbers.
 
     Args:
       model: `config.model`.
-      attributes: of the network.
+      attribute_set: of the network.
       state: before the first step.
 
     Returns:
@@ -50,7 +50,7 @@ def with_pretrained(
     """
     source, params, batch_stats = model.pretrained, state["params"], state["batch_stats"]
     if source != "dlib" and epath.Path(source).is_dir():
-        params, batch_stats = _from_workdir(model, attributes, params, batch_stats)
+        params, batch_stats = _from_workdir(model, attribute_set, params, batch_stats)
     elif (source == "dlib") != (model.trunk == "dlib_resnet29"):
         raise ValueError(
             f"model.pretrained={source!r} is no weights of model.trunk={model.trunk!r}: dlib's "
@@ -69,7 +69,7 @@ def with_pretrained(
 
 
 def _from_workdir(
-    model: ml_collections.ConfigDict, attributes: AttributeSet, params: State, batch_stats: State
+    model: ml_collections.ConfigDict, attribute_set: AttributeSet, params: State, batch_stats: State
 ) -> tuple[State, State]:
     earlier = Predictor.from_workdir(model.pretrained)
     for field in ("trunk", "width"):
@@ -79,7 +79,7 @@ def _from_workdir(
                 f"{model[field]!r} here: there is nothing to start with"
             )
     found = dict(jax.tree_util.tree_leaves_with_path(earlier.model))
-    same_heads = earlier.attributes == attributes
+    same_heads = earlier.attribute_set == attribute_set
     at_random = set()
 
     def choose(path: tuple[Any, ...], leaf: Any) -> Any:

@@ -14,26 +14,24 @@ from jaxtyping import Array, Bool, Float, Int
 from mgmtn_jax.attributes import AttributeSet
 
 
-def attribute_loss(logits: Float[Array, "b a"], attributes: Int[Array, "b a"]) -> Float[Array, ""]:
+def attribute_loss(logits: Float[Array, "b a"], labels: Int[Array, "b a"]) -> Float[Array, ""]:
     """Mean binary cross-entropy over the known attributes.
 
     Args:
       logits: float32.
-      attributes: 1 yes, 0 no, -1 unknown. Unknown ones count for nothing.
+      labels: 1 yes, 0 no, -1 unknown. Unknown ones count for nothing.
     """
-    known = (attributes >= 0).astype(jnp.float32)
-    losses = optax.sigmoid_binary_cross_entropy(logits, (attributes > 0).astype(jnp.float32))
+    known = (labels >= 0).astype(jnp.float32)
+    losses = optax.sigmoid_binary_cross_entropy(logits, (labels > 0).astype(jnp.float32))
     return jnp.sum(losses * known) / jnp.maximum(jnp.sum(known), 1.0)
 
 
 def group_losses(
-    logits: Float[Array, "b a"], attributes: Int[Array, "b a"], attribute_set: AttributeSet
+    logits: Float[Array, "b a"], labels: Int[Array, "b a"], attribute_set: AttributeSet
 ) -> dict[str, Float[Array, ""]]:
     """`attribute_loss` of each group alone, by `loss/GROUP`; a part to look at, not to minimise."""
     return {
-        f"loss/{group}": attribute_loss(
-            logits[:, np.array(members)], attributes[:, np.array(members)]
-        )
+        f"loss/{group}": attribute_loss(logits[:, np.array(members)], labels[:, np.array(members)])
         for group, members in zip(
             attribute_set.group_names, attribute_set.group_indices, strict=True
         )

@@ -82,7 +82,7 @@ def make_train_step(
             dropout_key=dropout_key,
         )
         scalars = {
-            "attribute_loss": losses.attribute_loss(outputs.attribute_logits, batch["attributes"])
+            "attribute_loss": losses.attribute_loss(outputs.attribute_logits, batch["labels"])
         }
         loss = scalars["attribute_loss"]
         if schedule.mask_only_steps:
@@ -93,10 +93,10 @@ def make_train_step(
                 outputs.mask_logits, masks, batch["landmarks_valid"]
             )
             loss += config.loss.mask_weight * scalars["mask_loss"]
-        known = batch["attributes"] >= 0
-        right = (outputs.attribute_logits > 0) == (batch["attributes"] > 0)
+        known = batch["labels"] >= 0
+        right = (outputs.attribute_logits > 0) == (batch["labels"] > 0)
         scalars["accuracy"] = 100.0 * jnp.sum(right & known) / jnp.maximum(jnp.sum(known), 1)
-        scalars |= losses.group_losses(outputs.attribute_logits, batch["attributes"], attribute_set)
+        scalars |= losses.group_losses(outputs.attribute_logits, batch["labels"], attribute_set)
         return loss, ({"loss": loss, **scalars}, batch_stats)
 
     grad_fn = jax.grad(loss_fn, has_aux=True)

@@ -41,7 +41,7 @@ def validate(
         ),
         mesh,
     )
-    figures = metrics.attribute_metrics(predictions.probabilities, predictions.attributes)
+    figures = metrics.attribute_metrics(predictions.probabilities, predictions.labels)
     row = {
         "accuracy": float(np.nanmean(figures["accuracy"])),
         "balanced_accuracy": float(np.nanmean(figures["balanced_accuracy"])),

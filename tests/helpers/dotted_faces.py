@@ -57,7 +57,7 @@ NUM_BITS = 6
 
 
 def write_dataset(folder, count: int, *, fallbacks=(), images=None) -> None:
-    """A data set of one split, `train`, in two shards. The attributes of record i are the bits of
+    """A data set of one split, `train`, in two shards. The labels of record i are the bits of
     i, its key is `face-i`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(1)
@@ -71,7 +71,7 @@ def write_dataset(folder, count: int, *, fallbacks=(), images=None) -> None:
             landmarks=points.astype(np.float32),
             face_box=np.array([60, 60, 240, 240], np.float32),
             landmark_source=schema.FALLBACK if index in fallbacks else schema.HOG,
-            attributes=(index >> np.arange(NUM_BITS)) & 1,
+            labels=(index >> np.arange(NUM_BITS)) & 1,
         )
         records.append(schema.serialize(record))
     half = count // 2
@@ -82,5 +82,5 @@ def write_dataset(folder, count: int, *, fallbacks=(), images=None) -> None:
 
 
 def record_indices(batch) -> list[int]:
-    """Which record each row shows, read off its attributes."""
-    return (batch["attributes"].astype(int) << np.arange(NUM_BITS)).sum(1).tolist()
+    """Which record each row shows, read off its labels."""
+    return (batch["labels"].astype(int) << np.arange(NUM_BITS)).sum(1).tolist()

@@ -12,12 +12,12 @@ from tests.helpers.tiny import tiny_config
 ATTRIBUTES = AttributeSet.create(["Smiling", "Eyeglasses", "Tall"])
 
 
-def write_workdir(folder, step=3, attributes=ATTRIBUTES, seed=0, **model):
+def write_workdir(folder, step=3, attribute_set=ATTRIBUTES, seed=0, **model):
     """Saves one checkpoint of the tiny network; `model` are fields of `config.model`."""
     config = tiny_config(**model)
-    params, batch_stats = random_variables(build.network_builder(config, attributes), seed)
+    params, batch_stats = random_variables(build.network_builder(config, attribute_set), seed)
     state = {"step": step, "params": params, "batch_stats": batch_stats, "opt_state": {}}
-    metadata = run_metadata(config, attributes, num_examples=8)
+    metadata = run_metadata(config, attribute_set, num_examples=8)
     checkpoints = Checkpoints(folder, keep=2, keep_best=0)
     checkpoints.save(step, state, metadata)
     checkpoints.close()
