@@ -12,6 +12,8 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from mgmtn_jax.data.storage import error_sentence
+
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     "~/.cache/mgmtn_jax",
@@ -40,7 +42,7 @@ def run(command: Callable[..., None], *, arguments: bool = False) -> None:
             command(*argv[1:])
         except (ValueError, OSError, FloatingPointError) as error:
             logging.debug("what was behind it:", exc_info=True)
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {error_sentence(error)}")
 
     logging.set_verbosity(logging.INFO)
     app.run(main, flags_parser=_parse_flags)

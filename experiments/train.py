@@ -15,16 +15,13 @@ import functools
 import time
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import tqdm
 from absl import flags, logging
 from etils import epath
-from jax.sharding import NamedSharding
 from ml_collections import config_flags
 
 from experiments import cli
-from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.data.augmentation import Augmentation
 from mgmtn_jax.evaluation import prediction
@@ -33,6 +30,7 @@ from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.runs import distributed, partitioning
 from mgmtn_jax.runs.checkpoints import Checkpoints
 from mgmtn_jax.runs.history import MetricWriter
+from mgmtn_jax.runs.workdir import claim_workdir, run_metadata
 from mgmtn_jax.training import optimization, profiling, progress
 from mgmtn_jax.training.initialization import with_pretrained
 from mgmtn_jax.training.step import init_state, make_train_step
@@ -76,6 +74,10 @@ def train_and_evaluate(
     steps_per_epoch = num_examples / config.data.batch_size
     num_steps = optimization.num_steps(config, num_examples)
 
+    batch_spec = pipeline.batch_spec(
+        config.data.batch_size, config.data.image_size, len(attribute_set.names)
+    )
+
     # --- mesh, network, optimizer
     mesh = partitioning.create_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
     build = network_builder(config, attribute_set)
@@ -91,8 +93,8 @@ def train_and_evaluate(
 
     # --- resume: the config is compared before the arrays are read, because its message is the
     # clearer one
-    metadata = workdir.run_metadata(config, attribute_set, num_examples)
-    workdir.claim_workdir(workdir, metadata)
+    metadata = run_metadata(config, attribute_set, num_examples)
+    claim_workdir(workdir, metadata)
     checkpoints = Checkpoints(
         workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
     )
@@ -131,7 +133,7 @@ def train_and_evaluate(
             out_shardings=(shardings, replicated),
             donate_argnums=0,
         )
-        .lower(abstract_state, _abstract_batch(config, attribute_set, batch_sharding))
+        .lower(abstract_state, partitioning.with_shardings(batch_spec, batch_sharding))
         .compile()
     )
     step_flops, peak_flops = profiling.step_flops(train_step), profiling.peak_flops()
@@ -222,21 +224,6 @@ def train_and_evaluate(
         progress.terms(validated) or "not evaluated",
         profiling.describe_memory(),
     )
-
-
-def _abstract_batch(
-    config: ml_collections.ConfigDict, attribute_set: AttributeSet, sharding: NamedSharding
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a global training batch, as the pipeline's parts of it make it up."""
-    count, size = config.data.batch_size, config.data.image_size
-    shapes = {
-        "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
-        "landmarks": jax.ShapeDtypeStruct((count, 68, 2), jnp.float32),
-        "landmarks_valid": jax.ShapeDtypeStruct((count,), jnp.bool_),
-        "labels": jax.ShapeDtypeStruct((count, len(attribute_set.names)), jnp.int8),
-        "valid": jax.ShapeDtypeStruct((count,), jnp.bool_),
-    }
-    return partitioning.with_shardings(shapes, sharding)
 
 
 def _main() -> None:

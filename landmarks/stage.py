@@ -18,6 +18,7 @@ from landmarks.shards import Shard
 from landmarks.sources import Source
 from landmarks.task import RUN_AGAIN, StageError, Task
 from mgmtn_jax.data.images import MAX_PIXELS
+from mgmtn_jax.data.storage import error_sentence
 
 _SOURCE = flags.DEFINE_enum(
     "source", None, list(sources.SOURCES), "Where the faces come from.", required=True
@@ -94,10 +95,7 @@ def run(
         sys.exit(130)
     except (ValueError, OSError, StageError) as error:
         logging.debug("what was behind it:", exc_info=True)
-        text = str(error)
-        if isinstance(error, OSError) and error.filename:
-            text = f"{error.filename}: {error.strerror}"
-        sys.exit(f"error: {text}")
+        sys.exit(f"error: {error_sentence(error)}")
 
 
 def _task() -> Task:

@@ -8,8 +8,9 @@ from public code that uses the same eight names.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -267,3 +268,9 @@ class AttributeSet:
 
 CELEBA = AttributeSet.create(CELEBA_ATTRIBUTES)
 """CelebA's and LFWA's 40 attributes in their eight groups."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Ends an error about an unknown name: `: did you mean NAME?`, or nothing if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f": did you mean {close[0]}?" if close else ""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.ablation.cells import CELLS, check, claim, parse_seeds, plan
-from experiments.ablation.table import Labels, summarize, write
+from experiments.ablation.table import LabelledSplit, summarize, write
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.evaluation import comparison, metrics
 from mgmtn_jax.runs.workdir import run_metadata
@@ -112,7 +112,7 @@ def test_the_table_averages_seeds_and_compares_with_the_first_cell(tmp_path):
         for cell, seeds in evaluations.items()
     }
     folders = {cell: [tmp_path / name for name in seeds] for cell, seeds in evaluations.items()}
-    rows = summarize(folders, Labels(keys, labels))
+    rows = summarize(folders, LabelledSplit(keys, labels))
     baseline, other = rows
 
     accuracies = [summary["mean_accuracy"] for summary in summaries["global"]]
@@ -133,7 +133,7 @@ def test_the_table_averages_seeds_and_compares_with_the_first_cell(tmp_path):
     assert "+AML+G2FF" in (tmp_path / "ablation.svg").read_text()
 
     with pytest.raises(ValueError, match="other faces"):
-        summarize(folders, Labels(keys[::-1], labels))
+        summarize(folders, LabelledSplit(keys[::-1], labels))
 
 
 def test_every_cell_has_its_seeds_and_the_first_seed_of_all_comes_first():

@@ -80,7 +80,7 @@ def test_the_parameters_are_the_networks_to_the_bit(files, predictor):
     network = functional.create(network_builder(predictor.config, ATTRIBUTES))
     images = normalize(faces(7), np.dtype("float32"))
     outputs, _ = network(model["params"], model["batch_stats"], images)
-    expected, _ = network(predictor.model["params"], predictor.model["batch_stats"], images)
+    expected, _ = network(predictor.variables["params"], predictor.variables["batch_stats"], images)
     np.testing.assert_array_equal(outputs.attribute_logits, expected.attribute_logits)
     probabilities, _ = predictor(faces(7))
     np.testing.assert_allclose(

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.evaluation import comparison
+from mgmtn_jax.evaluation.formatting import format_number
 
 _INK, _FAINT = "#0072b2", "#999999"
 
@@ -149,12 +150,12 @@ def _markdown(rows: Sequence[Row], title: str, provenance: Mapping[str, str]) ->
                 row.cell,
                 str(len(row.accuracies)),
                 f"{row.accuracy:.2f}{spread}",
-                _figure(row.balanced_accuracy),
+                format_number(row.balanced_accuracy, 2),
                 "–"
                 if row.difference is None
                 else "{:+z.2f} [{:+z.2f}, {:+z.2f}]".format(*row.difference),
-                _figure(row.mask_iou, digits=3),
-                *(_figure(row.per_group[group]) for group in groups),
+                format_number(row.mask_iou, 3),
+                *(format_number(row.per_group[group], 2) for group in groups),
             ]
         )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -169,10 +170,6 @@ the seeds' mean. The columns on the right are the accuracies of the groups.
 
 {facts}
 """
-
-
-def _figure(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _fields(row: Row) -> dict[str, str | int | float | None]:

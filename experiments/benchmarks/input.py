@@ -123,7 +123,6 @@ def _resizing_pipeline(setting: Setting) -> Iterator[Any]:
             "landmarks": np.array(landmarks, np.float32),
             "landmarks_valid": np.array([face.landmarks_valid for face in rows]),
             "labels": np.array([face.labels for face in rows]),
-            "valid": np.ones(len(rows), np.bool_),
         }
 
     threads = setting.num_threads

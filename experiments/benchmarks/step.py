@@ -16,6 +16,7 @@ from absl import logging
 
 from experiments.configs import common
 from mgmtn_jax.attributes import CELEBA
+from mgmtn_jax.data import pipeline
 from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
@@ -180,14 +181,14 @@ def _fill(shapes: functional.State) -> functional.State:
 def noise(image_size: int, batch_size: int) -> dict[str, np.ndarray]:
     """A batch as the pipeline makes it; what is in it makes no step faster or slower."""
     rng = np.random.default_rng(0)
-    shape = (batch_size, image_size, image_size, 3)
-    return {
-        "image": rng.integers(0, 256, shape, np.uint8),
-        "landmarks": rng.uniform(0, image_size, (batch_size, 68, 2)).astype(np.float32),
-        "landmarks_valid": np.ones(batch_size, np.bool_),
-        "labels": rng.integers(0, 2, (batch_size, len(CELEBA.names))).astype(np.int8),
-        "valid": np.ones(batch_size, np.bool_),
+    spec = pipeline.batch_spec(batch_size, image_size, len(CELEBA.names))
+    values = {
+        "image": rng.integers(0, 256, spec["image"].shape),
+        "landmarks": rng.uniform(0, image_size, spec["landmarks"].shape),
+        "landmarks_valid": np.ones(spec["landmarks_valid"].shape),
+        "labels": rng.integers(0, 2, spec["labels"].shape),
     }
+    return {name: values[name].astype(leaf.dtype) for name, leaf in spec.items()}
 
 
 def _repeats(call: Callable[[], Any]) -> int:

@@ -20,12 +20,11 @@ from landmarks.sources.label_files import (
     check_count,
     check_unique,
     csv_rows,
-    nearest,
     text_of,
     values_of,
 )
 from landmarks.sources.readers import FileReader
-from mgmtn_jax.attributes import CELEBA_GROUPS, DEFAULT_GROUP, REGIONS
+from mgmtn_jax.attributes import CELEBA_GROUPS, DEFAULT_GROUP, REGIONS, did_you_mean
 from mgmtn_jax.data.schema import NO, UNKNOWN
 
 LABELS = "attributes.csv"
@@ -176,12 +175,14 @@ def _read_groups(path: epath.Path, names: Sequence[str]) -> dict[str, list[str]]
     claimed = set()
     for name, group in tree:
         if name not in names:
-            raise LabelError(path, f"{LABELS} has no attribute {name!r}{nearest(name, names)}")
+            raise LabelError(path, f"{LABELS} has no attribute {name!r}{did_you_mean(name, names)}")
         if name in claimed:
             raise LabelError(path, f"{name!r} comes twice")
         if group not in REGIONS:
             problem = f"{group!r} is none of the groups {', '.join(REGIONS)}"
-            raise LabelError(path, problem + nearest(str(group), REGIONS), attribute=repr(name))
+            raise LabelError(
+                path, problem + did_you_mean(str(group), REGIONS), attribute=repr(name)
+            )
         claimed.add(name)
         group_of[name] = group
     groups: dict[str, list[str]] = {}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from etils import epath
 
@@ -117,9 +116,3 @@ def check_unique(path: epath.Path, line: int, key: str, first_line: dict[str, in
         problem = f"{key} came before, on line {first_line[key]}"
         raise LabelError(path, problem, line=line, column="image")
     first_line[key] = line
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`: did you mean NAME?` for the closest of some names, or nothing if none is close."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f": did you mean {close[0]}?" if close else ""

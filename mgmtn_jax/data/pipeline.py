@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import grain
+import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float
@@ -38,13 +39,39 @@ from mgmtn_jax.data.schema import OnCorrupt
 cv2.setNumThreads(0)
 
 Batch = dict[str, np.ndarray]
-"""Training: image uint8 (B, S, S, 3) RGB; landmarks float32 (B, 68, 2), x then y in crop pixels;
-landmarks_valid bool (B,), False where no face was detected and the landmarks are a guess;
-labels int8 (B, A), 1 yes, 0 no, -1 unknown; valid bool (B,).
+"""Arrays by name; `batch_spec` lists them."""
 
-Evaluation has also index int32 (B,), the record's position in the split. Rows that only fill a
-batch up are copies of real faces with valid and landmarks_valid False, labels and index -1.
-"""
+
+def batch_spec(
+    batch_size: int, image_size: int, num_attributes: int, *, evaluation: bool = False
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch: the one description of what the pipeline yields.
+
+    - image: uint8 RGB.
+    - landmarks: float32, x then y in pixels of the crop.
+    - landmarks_valid: False where no face was detected and the landmarks are a guess.
+    - labels: 1 positive, 0 negative, -1 unknown.
+
+    Evaluation batches also have `valid`, False for rows that pad the last batch, and `index`, the
+    record's position in the split. Padding rows are copies of real faces with `landmarks_valid`
+    False, and labels and index -1.
+
+    Args:
+      batch_size: number of rows.
+      image_size: side of the crops in pixels.
+      num_attributes: A, columns of the labels.
+      evaluation: describe a batch of `evaluation_batches` instead of `training_batches`.
+    """
+    spec = {
+        "image": jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), np.uint8),
+        "landmarks": jax.ShapeDtypeStruct((batch_size, schema.NUM_LANDMARKS, 2), np.float32),
+        "landmarks_valid": jax.ShapeDtypeStruct((batch_size,), np.bool_),
+        "labels": jax.ShapeDtypeStruct((batch_size, num_attributes), np.int8),
+    }
+    if evaluation:
+        spec["valid"] = jax.ShapeDtypeStruct((batch_size,), np.bool_)
+        spec["index"] = jax.ShapeDtypeStruct((batch_size,), np.int32)
+    return spec
 
 
 class Batches(Iterator[Batch]):
@@ -234,7 +261,6 @@ def _crops(
         "landmarks": alignment.transform_points(landmarks, matrices).astype(np.float32),
         "landmarks_valid": _stack(rows, "landmarks_valid"),
         "labels": _stack(rows, "labels").astype(np.int8),
-        "valid": np.ones(len(rows), np.bool_),
         "index": _stack(rows, "position").astype(np.int32),
     }
 

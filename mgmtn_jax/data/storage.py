@@ -127,3 +127,10 @@ def _range_reader(path: epath.Path) -> Callable[[int, int], bytes]:
             return file.read(size)
 
     return read
+
+
+def error_sentence(error: Exception) -> str:
+    """An error as one line for a person; an `OSError` names its file first."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)

@@ -30,6 +30,7 @@ from mgmtn_jax.evaluation.counts import (
     outcomes,
     ratio,
 )
+from mgmtn_jax.evaluation.formatting import json_number
 
 CALIBRATION_BINS = 15
 """Equal-width bins of the expected calibration error."""
@@ -112,17 +113,17 @@ def summarize(
     )
     summary: dict[str, Any] = {"num_examples": len(labels), "threshold": THRESHOLD}
     for name in ("accuracy", "balanced_accuracy", "average_precision"):
-        summary[f"mean_{name}"] = number(mean_defined(figures[name]))
+        summary[f"mean_{name}"] = json_number(mean_defined(figures[name]))
         summary[f"mean_{name}_interval"] = bootstrap.interval(resampled[name])
-    summary["mean_f1"] = number(mean_defined(figures["f1"]))
-    summary["mean_auroc"] = number(mean_defined(figures["auroc"]))
-    summary["mean_calibration_error"] = number(mean_defined(figures["calibration_error"]))
-    summary["majority_accuracy"] = number(mean_defined(figures["majority_accuracy"]))
+    summary["mean_f1"] = json_number(mean_defined(figures["f1"]))
+    summary["mean_auroc"] = json_number(mean_defined(figures["auroc"]))
+    summary["mean_calibration_error"] = json_number(mean_defined(figures["calibration_error"]))
+    summary["majority_accuracy"] = json_number(mean_defined(figures["majority_accuracy"]))
     summary["per_attribute"] = {
         attribute: {
             "group": attribute_set.group_of(attribute),
             "num_known": int(np.sum(labels[:, a] >= 0)),
-            **{name: number(values[a]) for name, values in figures.items()},
+            **{name: json_number(values[a]) for name, values in figures.items()},
         }
         for a, attribute in enumerate(attribute_set.names)
     }
@@ -130,7 +131,7 @@ def summarize(
         group: {
             "num_attributes": len(members),
             **{
-                name: number(mean_defined(values[list(members)]))
+                name: json_number(mean_defined(values[list(members)]))
                 for name, values in figures.items()
             },
         }
@@ -138,7 +139,7 @@ def summarize(
             attribute_set.group_names, attribute_set.group_indices, strict=True
         )
     }
-    ious = {region: number(iou) for region, iou in (mask_iou or {}).items()}
+    ious = {region: json_number(iou) for region, iou in (mask_iou or {}).items()}
     known_ious = [iou for iou in ious.values() if iou is not None]
     summary["mask_miou"] = ious
     summary["mean_mask_miou"] = sum(known_ious) / len(known_ious) if known_ious else None
@@ -169,11 +170,6 @@ def _calibration_error(
     bins = np.minimum((probability * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, probability - labels[known], minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / known.sum())
-
-
-def number(value: Float[np.ndarray, ""] | float) -> float | None:
-    """What JSON can hold."""
-    return None if np.isnan(value) else float(value)
 
 
 def _check(

@@ -100,14 +100,14 @@ class Predictor:
       step: of the checkpoint.
       revision: git revision of the code that trained it.
       network: the network without its arrays.
-      model: its params and batch_stats.
+      variables: its params and batch_stats.
       mesh: all devices of the process group.
     """
 
     def __init__(
         self,
         network: functional.Network,
-        model: dict[str, Any],
+        variables: dict[str, Any],
         config: ml_collections.ConfigDict,
         attribute_set: AttributeSet,
         step: int,
@@ -116,9 +116,9 @@ class Predictor:
     ) -> None:
         self.config, self.attribute_set = config, attribute_set
         self.step, self.revision, self.mesh = step, revision, mesh
-        self.network, self.model = network, model
+        self.network, self.variables = network, variables
         batch, whole = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
-        placed = jax.tree.map(lambda leaf: leaf.sharding, model)
+        placed = jax.tree.map(lambda leaf: leaf.sharding, variables)
         self._eval_step = jax.jit(
             prediction.make_eval_step(network, config),
             in_shardings=(placed["params"], placed["batch_stats"], batch),
@@ -145,15 +145,11 @@ class Predictor:
         params, batch_stats = jax.eval_shape(
             lambda key: functional.init(build, key), jax.random.key(0)
         )
-        model = {"params": params, "batch_stats": batch_stats}
-        abstract = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            model,
-            partitioning.state_shardings(mesh, model),
-        )
-        model = load_model(workdir, step, abstract)
+        shapes = {"params": params, "batch_stats": batch_stats}
+        abstract = partitioning.with_shardings(shapes, partitioning.state_shardings(mesh, shapes))
+        variables = load_model(workdir, step, abstract)
         network = functional.create(build)
-        return cls(network, model, config, attribute_set, step, metadata["revision"], mesh)
+        return cls(network, variables, config, attribute_set, step, metadata["revision"], mesh)
 
     @property
     def needs_landmarks(self) -> bool:
@@ -162,7 +158,7 @@ class Predictor:
 
     def eval_step(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """`prediction.make_eval_step` with this network's parameters, on a sharded batch."""
-        return self._eval_step(self.model["params"], self.model["batch_stats"], batch)
+        return self._eval_step(self.variables["params"], self.variables["batch_stats"], batch)
 
     def __call__(
         self,

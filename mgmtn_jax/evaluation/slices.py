@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.attributes import AttributeSet, did_you_mean
 from mgmtn_jax.evaluation import bootstrap, metrics
 from mgmtn_jax.evaluation.counts import mean_defined
+from mgmtn_jax.evaluation.formatting import json_number
 
 
 def check(slice_by: Sequence[str], attribute_set: AttributeSet) -> None:
     """Raises a ValueError that names what is no attribute, and what it may have been meant for."""
     for name in slice_by:
         if name not in attribute_set.names:
-            nearest = difflib.get_close_matches(name, attribute_set.names, 1)
-            hint = f": did you mean {nearest[0]}?" if nearest else ""
+            hint = did_you_mean(name, attribute_set.names)
             raise ValueError(f"cannot slice by {name!r}, which is no attribute of these{hint}")
 
 
@@ -65,7 +64,7 @@ def accuracy_gaps(
                     *chosen, num_resamples=num_resamples, seed=seed
                 )
                 sides[side] |= {
-                    "mean_accuracy": metrics.number(mean_defined(accuracies[side])),
+                    "mean_accuracy": json_number(mean_defined(accuracies[side])),
                     "mean_accuracy_interval": bootstrap.interval(resampled["accuracy"]),
                 }
         gaps = accuracies["yes"] - accuracies["no"]

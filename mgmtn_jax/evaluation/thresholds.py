@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.evaluation.counts import THRESHOLD, mean_defined, outcomes, ratio
-from mgmtn_jax.evaluation.metrics import number
+from mgmtn_jax.evaluation.formatting import json_number
 
 
 def tune(
@@ -43,13 +43,13 @@ def figures(
     accuracy = 100 * ratio(tp + tn, tp + fp + fn + tn)
     balanced = 50 * (ratio(tp, tp + fn) + ratio(tn, tn + fp))
     return {
-        "mean_accuracy": number(mean_defined(accuracy)),
-        "mean_balanced_accuracy": number(mean_defined(balanced)),
+        "mean_accuracy": json_number(mean_defined(accuracy)),
+        "mean_balanced_accuracy": json_number(mean_defined(balanced)),
         "per_attribute": {
             name: {
                 "threshold": float(thresholds[a]),
-                "accuracy": number(accuracy[a]),
-                "balanced_accuracy": number(balanced[a]),
+                "accuracy": json_number(accuracy[a]),
+                "balanced_accuracy": json_number(balanced[a]),
             }
             for a, name in enumerate(attribute_set.names)
         },

@@ -73,7 +73,7 @@ def export_network(predictor: Predictor) -> export.Exported:
             "network gets images alone: export one that predicts its masks"
         )
     # As NumPy arrays, because those on a mesh would tie the function to as many devices.
-    model = jax.device_get(predictor.model)
+    model = jax.device_get(predictor.variables)
     size = predictor.config.data.image_size
     predict = make_predict(predictor.network, predictor.config)
 
@@ -120,7 +120,7 @@ def describe(predictor: Predictor, exported: export.Exported) -> dict[str, Any]:
 
 def save_parameters(predictor: Predictor, path: epath.PathLike) -> None:
     """Writes params and batch_stats as one safetensors file, keys joined by slashes."""
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(predictor.model))
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(predictor.variables))
     tensors = {_SEPARATOR.join(key.key for key in path): leaf for path, leaf in leaves}
     epath.Path(path).write_bytes(safetensors.numpy.save(tensors))
 

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, UInt8
 
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.evaluation import curves
+from mgmtn_jax.evaluation.formatting import format_number
 from mgmtn_jax.report import pictures, plots
 
 _CURVES = {
@@ -145,16 +146,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = _figure
+    environment.filters["number"] = format_number
     environment.filters["words"] = lambda name: name.replace("_", " ")
     return environment
-
-
-def _figure(value: float | None, digits: int = 1, signed: bool = False) -> str:
-    """A number for people; a dash where it is undefined, a true minus sign where it is negative."""
-    if value is None:
-        return "–"
-    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
 def _difference(value: float | None, baseline: float | None) -> float | None:
@@ -256,8 +250,8 @@ def _quality(
             {
                 "name": name,
                 "description": f"{name.replace('_', ' ')}: average precision "
-                f"{_figure(row['average_precision'])}, calibration error "
-                f"{_figure(row['calibration_error'])} percent.",
+                f"{format_number(row['average_precision'])}, calibration error "
+                f"{format_number(row['calibration_error'])} percent.",
                 "svg": plots.of_attribute(precision_recall, reliability),
             }
         )

@@ -78,7 +78,7 @@ def _from_workdir(
                 f"model.{field} is {earlier.config.model[field]!r} in {model.pretrained} and "
                 f"{model[field]!r} here: there is nothing to start with"
             )
-    found = dict(jax.tree_util.tree_leaves_with_path(earlier.model))
+    found = dict(jax.tree_util.tree_leaves_with_path(earlier.variables))
     same_heads = earlier.attribute_set == attribute_set
     at_random = set()
 

@@ -29,5 +29,4 @@ def tiny_batch(batch_size: int = 8, size: int = 32, num_attributes: int = 40, se
         "landmarks": np.tile(points, (batch_size, 1, 1)).astype(np.float32),
         "landmarks_valid": np.ones(batch_size, np.bool_),
         "labels": rng.integers(-1, 2, (batch_size, num_attributes)).astype(np.int8),
-        "valid": np.ones(batch_size, np.bool_),
     }
