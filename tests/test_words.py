@@ -4,8 +4,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("mgmtn_jax", "landmarks", "experiments", "tests", "docs")
 PHRASES = (
@@ -27,20 +25,23 @@ FILES = sorted(
 )
 
 
-def _name(path):
-    return str(path.relative_to(ROOT))
+def test_no_contorted_phrase():
+    found = {}
+    for path in FILES:
+        text = re.sub(r"\s+", " ", path.read_text().lower())
+        if phrases := [phrase for phrase in PHRASES if phrase in text]:
+            found[str(path.relative_to(ROOT))] = phrases
+    assert not found
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
-def test_no_contorted_phrase(path):
-    text = re.sub(r"\s+", " ", path.read_text().lower())
-    assert not [phrase for phrase in PHRASES if phrase in text]
-
-
-@pytest.mark.parametrize("path", [p for p in FILES if p.suffix == ".py"], ids=_name)
-def test_no_docstring_is_a_riddle(path):
+def test_no_docstring_is_a_riddle():
     """A docstring says what a thing is or does; it does not start with a question word."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
-    docstrings = [ast.get_docstring(node) or "" for node in nodes]
-    assert not [d for d in docstrings if re.match(r"(Whether|What|How|Which|Where|Who)\b", d)]
+    found = []
+    for path in FILES:
+        nodes = ast.walk(ast.parse(path.read_text())) if path.suffix == ".py" else ()
+        for node in nodes:
+            docstring = isinstance(node, kinds) and ast.get_docstring(node)
+            if docstring and re.match(r"(Whether|What|How|Which|Where|Who)\b", docstring):
+                found.append(f"{path.relative_to(ROOT)}: {docstring.splitlines()[0]}")
+    assert not found
