@@ -120,9 +120,12 @@ CELEBA_GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AttributeSet:
     """Attributes in label order, and the group of each. `create` builds one.
+
+    Sets are equal if they give a network the same outputs and heads in the same order. The order of
+    groups therefore counts, which the equality of mappings ignores.
 
     Attributes:
       names: the A attribute names, in the order of the label vector.
@@ -164,6 +167,16 @@ class AttributeSet:
                     f"cannot let group {group!r} look at region {region!r}: "
                     f"groups are {', '.join(self.groups)}, regions are {', '.join(REGIONS)}"
                 )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AttributeSet) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        return self.names, tuple(self.groups.items()), frozenset(self.regions.items())
 
     @classmethod
     def create(
