@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import itertools
+import socket
+import subprocess
+import sys
 import threading
 import types
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +18,7 @@ import pytest
 from mgmtn_jax.data import cache, pipeline
 from mgmtn_jax.data.augmentation import Augmentation
 from mgmtn_jax.data.faces import Faces, StoredFace
+from mgmtn_jax.runs import distributed
 from tests.helpers.dotted_faces import dotted_image, face_points, write_dataset
 
 COUNT = 9
@@ -150,11 +155,47 @@ def test_the_room_it_takes_is_stated_and_must_be_there(dataset, monkeypatch, cap
         train(dataset, "tape")
 
 
+@pytest.mark.parametrize("storage", ["ram", "disk"])
+def test_the_processes_of_a_host_share_its_free_memory(dataset, monkeypatch, storage):
+    needed = 9 * 56 * 56 * 3 * 8  # Generous: the crops' margins are about twice their area.
+    free = types.SimpleNamespace(available=needed, free=needed)
+    monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: free)
+    train(dataset, storage, steps=0)
+    train(dataset, storage, steps=0, process_count=4)  # one process on each of four hosts
+    with pytest.raises(ValueError, match=rf"data.cache={storage}: .* each of 400 processes"):
+        train(dataset, storage, steps=0, process_count=4, local_process_count=400)
+
+
+def test_processes_that_share_a_host_are_counted():
+    program = """
+import sys
+from mgmtn_jax.runs import distributed
+distributed.join("localhost:" + sys.argv[1], 2, int(sys.argv[2]))
+print("local processes:", distributed.local_process_count())
+"""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, port, str(i)],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        assert "local processes: 2" in process.communicate(timeout=100)[0]
+    assert distributed.local_process_count() == 1
+
+
 def test_a_full_disk_is_named(monkeypatch):
     def full(file, data, offset):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     for pwrite in (full, lambda file, data, offset: len(data) // 2):
         monkeypatch.setattr(cache.os, "pwrite", pwrite)
-        with pytest.raises(OSError, match=r"no room for the decoded faces: take data.cache=none"):
+        with pytest.raises(OSError, match=r"no room for the decoded faces: set data.cache=none"):
             cache._File().put(np.zeros((5, 5, 3), np.uint8))
