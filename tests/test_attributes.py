@@ -114,8 +114,8 @@ def test_a_region_of_a_group_that_was_left_empty_is_dropped_with_it():
         (["Hat"], {"hair": ["Hut"]}, None, "'hair' names the attribute 'Hut', which is not"),
         (["Hat"], {"hair": ["Hat"], "ear": ["Hat"]}, None, "'Hat' is in group 'ear' and in 'hair'"),
         (["Hat"], {"hair": ["Hat", "Hat"]}, None, "'Hat' is in group 'hair' and in 'hair'"),
-        (["Hat"], {"top": ["Hat"]}, {"top": "tail"}, "'top' look at region 'tail'.*mouth, ear"),
-        (["Hat"], {"top": ["Hat"]}, {"tpo": "hair"}, "'tpo' look at region 'hair'.*are top"),
+        (["Hat"], {"top": ["Hat"]}, {"top": "tail"}, "region 'tail' to group 'top'.*mouth, ear"),
+        (["Hat"], {"top": ["Hat"]}, {"tpo": "hair"}, "region 'hair' to group 'tpo'.*are top"),
     ],
 )
 def test_a_wrong_set_gets_one_sentence(names, groups, looks_at, message):

@@ -155,7 +155,7 @@ def test_a_missing_shard_is_named_at_opening(folder, shard, on_corrupt):
 
 def test_a_record_exchanged_for_another_is_found_at_opening(folder, shard):
     write_tfrecord(shard, [*PAYLOADS[:4], b"longer than the last"])
-    with pytest.raises(CorruptRecordError, match=r"split 'train': record 7 .* says at byte"):
+    with pytest.raises(CorruptRecordError, match=r"split 'train': record 7 .* states"):
         schema.open_split(folder, "train")
 
 

@@ -71,8 +71,10 @@ def test_tfds_agrees_in_both_directions():
     skip = {"image": tfds.decode.SkipDecoding()}
     parsed = features.deserialize_example_np(schema.serialize(a), decoders=skip)
     parsed["key"] = parsed["key"].decode()
-    assert_equal(schema.Record(**parsed), a)
-    assert_equal(schema.parse(features.serialize_example(a._asdict())), a)
+    assert_equal(schema.Record(labels=parsed.pop("attributes"), **parsed), a)
+    example = a._asdict()
+    example["attributes"] = example.pop("labels")
+    assert_equal(schema.parse(features.serialize_example(example)), a)
 
 
 @given(st.binary(max_size=200))

@@ -199,7 +199,7 @@ def test_where_no_index_can_be_kept_there_is_none(path, caplog, passes, monkeypa
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(passes) == 3
     assert not any(".partial" in name for name in os.listdir(path.parent))
-    (message,) = [m for m in caplog.messages if "no index is kept" in m]
+    (message,) = [m for m in caplog.messages if "could not cache the index" in m]
     assert str(path) in message
 
 
