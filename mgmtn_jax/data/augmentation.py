@@ -42,6 +42,21 @@ class Augmentation:
 NO_AUGMENTATION = Augmentation(rotation=0.0, scale=0.0, shift=0.0, flip=False)
 
 
+def random_numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count numbers"]:
+    """The random numbers of `count` consecutive examples of a stream, starting at number `first`.
+
+    One Philox sequence holds 16 numbers for each example, and its counter jumps to any of them.
+
+    Returns:
+      Numbers in [0, 1): the first `NUM_MOVEMENT` of a row for `movements`, the rest for
+      `alter_colors`.
+    """
+    width = NUM_MOVEMENT + NUM_COLOR
+    # Each increment of the counter yields four numbers, which divide the 16 of an example.
+    philox = np.random.Philox(key=seed, counter=first * width // 4)
+    return np.random.Generator(philox).random((count, width))
+
+
 def movements(
     numbers: Float[np.ndarray, "n 5"], augmentation: Augmentation, size: int
 ) -> tuple[Float[np.ndarray, "n 2 3"], Bool[np.ndarray, " n"]]:

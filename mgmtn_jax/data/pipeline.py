@@ -25,11 +25,11 @@ from jaxtyping import Float
 
 from mgmtn_jax.data import alignment, schema
 from mgmtn_jax.data.augmentation import (
-    NUM_COLOR,
     NUM_MOVEMENT,
     Augmentation,
     alter_colors,
     movements,
+    random_numbers,
 )
 from mgmtn_jax.data.cache import Storage, cached
 from mgmtn_jax.data.faces import Faces, FaceSource, StoredFace
@@ -140,8 +140,7 @@ def training_batches(
       process_count: Number of processes that share each global batch.
       local_process_count: Number of those processes on this host, which share its memory and disk.
       on_corrupt: Treatment of damaged records, see `Faces`.
-      cache: Storage of decoded faces, see `cache.cached`. It changes pixels by one gray level at
-        most.
+      cache: Storage of decoded faces, see `cache.cached`. Pixels change by one gray level at most.
 
     Raises:
       FileNotFoundError: The folder or a shard is missing.
@@ -233,7 +232,7 @@ def _training_batch(
     augmentation: Augmentation,
 ) -> Batch:
     """The examples at places number * B to (number + 1) * B - 1 of the endless stream."""
-    numbers = _numbers(seed, number * len(indices), len(indices))
+    numbers = random_numbers(seed, number * len(indices), len(indices))
     moves, flips = movements(numbers[:, :NUM_MOVEMENT], augmentation, size)
     batch = _crops(faces, indices, moves, size)
     del batch["index"]
@@ -282,17 +281,6 @@ def _stack(rows: Sequence[StoredFace], field: str) -> np.ndarray:
     return np.array([getattr(face, field) for face in rows])
 
 
-def _numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count numbers"]:
-    """The random numbers of the examples at `count` consecutive places of the endless stream.
-
-    One Philox sequence holds 16 numbers for each place, and its counter jumps to any of them.
-    """
-    width = NUM_MOVEMENT + NUM_COLOR
-    # Each increment of the counter yields four numbers, which divide the 16 of a place.
-    philox = np.random.Philox(key=seed, counter=first * width // 4)
-    return np.random.Generator(philox).random((count, width))
-
-
 def open_faces(data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt) -> Faces:
     """Opens the faces of a split. Errors are those of `schema.open_split`."""
     source = schema.open_split(data_dir, split, on_corrupt)
@@ -306,7 +294,5 @@ def _local_batch_size(batch_size: int, process_index: int, process_count: int) -
             "processes: set data.batch_size to a positive multiple of their number"
         )
     if not 0 <= process_index < process_count:
-        raise ValueError(
-            f"there is no process {process_index} among {process_count}: they count from 0"
-        )
+        raise ValueError(f"there is no process {process_index} among {process_count}, from 0")
     return batch_size // process_count
