@@ -1,4 +1,4 @@
-"""The vocabulary: names, groups, and the indices between them."""
+"""Attribute names, groups, and the indices between them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_any_set_maps_both_ways_and_survives_json(data):
         assert REGIONS[region] == looks_at.get(group, group)
 
 
-def test_celebas_names_fall_into_their_usual_groups_by_themselves():
+def test_celeba_names_get_their_usual_groups():
     attribute_set = AttributeSet.create(["Tattoo", "Smiling", "Big_Nose", "Bald"])
     assert attribute_set.groups == {
         "nose": ("Big_Nose",),
@@ -84,13 +84,13 @@ def test_celebas_names_fall_into_their_usual_groups_by_themselves():
     np.testing.assert_array_equal(attribute_set.attribute_groups, [2, 2, 0, 1])
 
 
-def test_groups_that_are_given_replace_the_usual_ones():
+def test_given_groups_replace_the_usual_ones():
     assert AttributeSet.create(["Bald", "Big_Nose"], {}).groups == {"object": ("Bald", "Big_Nose")}
     attribute_set = AttributeSet.create(["Bald", "Big_Nose"], {"object": ["Big_Nose"], "skin": []})
     assert attribute_set.groups == {"object": ("Big_Nose", "Bald")}
 
 
-def test_other_groups_follow_the_regions_and_look_where_they_are_told():
+def test_custom_groups_follow_the_regions_and_use_their_assigned_region():
     attribute_set = AttributeSet.create(
         ["Scarf", "Ring", "Tall", "Hat"],
         {"neck": ["Scarf"], "piercing": ["Ring"], "hair": ["Hat"]},
@@ -101,7 +101,7 @@ def test_other_groups_follow_the_regions_and_look_where_they_are_told():
     assert looked_at == ["hair", "object", "lower_face", "object"]
 
 
-def test_a_region_of_a_group_that_was_left_empty_is_dropped_with_it():
+def test_the_region_of_an_empty_group_is_dropped():
     attribute_set = AttributeSet.create(["Hat"], {"neck": [], "hair": ["Hat"]}, {"neck": "ear"})
     assert attribute_set.regions == {}
 
@@ -118,7 +118,7 @@ def test_a_region_of_a_group_that_was_left_empty_is_dropped_with_it():
         (["Hat"], {"top": ["Hat"]}, {"tpo": "hair"}, "region 'hair' to group 'tpo'.*are top"),
     ],
 )
-def test_a_wrong_set_gets_one_sentence(names, groups, looks_at, message):
+def test_an_invalid_set_raises_one_sentence(names, groups, looks_at, message):
     with pytest.raises(ValueError, match=message) as error:
         AttributeSet.create(names, groups, looks_at)
     assert "\n" not in str(error.value)

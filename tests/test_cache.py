@@ -1,4 +1,4 @@
-"""The cache: the same batches, each face decoded once."""
+"""The cache yields the same batches and decodes each face once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def train(folder, storage, size=56, steps=6, **changes):
 
 
 class Counting:
-    """Photographs of one face at several sizes, which count how often each is decoded."""
+    """A source of photographs of several sizes that counts how often each is decoded."""
 
     def __init__(self, sides):
         self.decoded, self._lock = [0] * len(sides), threading.Lock()
@@ -57,7 +57,7 @@ class Counting:
 
     @staticmethod
     def _face(position, side):
-        # In a corner of a wide image, so that there is something to leave out.
+        # The face is on the left of a wide image, so that there is a part to leave out.
         image = np.random.default_rng(position).integers(0, 256, (side, 2 * side, 3), np.uint8)
         image = cv2.GaussianBlur(image, (0, 0), side / 100)
         image[:, :side] = dotted_image(face_points(side), side)
@@ -78,7 +78,7 @@ class Counting:
 
 @pytest.mark.parametrize("storage", ["ram", "disk"])
 @pytest.mark.parametrize("size", [24, 56, 224])
-def test_the_batches_are_the_same_to_one_grey_level(dataset, storage, size):
+def test_cached_batches_differ_by_one_gray_level_at_most(dataset, storage, size):
     for plain, cached in zip(
         train(dataset, "none", size), train(dataset, storage, size), strict=True
     ):
@@ -90,7 +90,7 @@ def test_the_batches_are_the_same_to_one_grey_level(dataset, storage, size):
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.6])
-def test_photographs_are_kept_in_part_and_averaged_down(scale):
+def test_photographs_are_cropped_and_averaged_down(scale):
     ranges = Augmentation(scale=scale, rotation=20, shift=0.1)
     sides = (150, 333, 700, 1600, 2401)
     plain, source = Counting(sides), Counting(sides)
@@ -133,7 +133,7 @@ def test_threads_fill_the_file_without_overlap():
         np.testing.assert_array_equal(faces.decode(faces[index])[1], expected)
 
 
-def test_a_damaged_record_is_skipped_as_without(tmp_path):
+def test_damaged_records_are_skipped_as_without_a_cache(tmp_path):
     write_dataset(tmp_path / "bad", COUNT, images={2: b"not an image"})
     plain, cached = (
         train(tmp_path / "bad", storage, on_corrupt="skip") for storage in ("none", "ram")
@@ -142,7 +142,7 @@ def test_a_damaged_record_is_skipped_as_without(tmp_path):
         np.testing.assert_array_equal(a["labels"], b["labels"])
 
 
-def test_the_room_it_takes_is_stated_and_must_be_there(dataset, monkeypatch, caplog):
+def test_the_required_memory_is_logged_and_checked(dataset, monkeypatch, caplog):
     faces = Faces(pipeline.schema.open_split(dataset, "train"), "faces", "raise")
     with caplog.at_level("INFO"):
         cache.cached(faces, "ram", Augmentation(), 56)
