@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgmtn_jax.data import tfrecord_index
+from mgmtn_jax.data.storage import RandomAccessFile
 from mgmtn_jax.data.tfrecord import (
     CorruptRecordError,
     TFRecordSource,
@@ -227,8 +228,11 @@ assert all(source[i] == b"x" * (i % 50) for i in range(0, 20_000, 7))
 
 
 def test_a_corrupt_record_error_crosses_processes():
-    error = pickle.loads(pickle.dumps(CorruptRecordError("f", 3, 40, "bad")))
-    assert str(error) == "f: record 3 at byte 40: bad"
+    for error in (
+        CorruptRecordError("f", 3, 40, "bad"),
+        CorruptRecordError(path="f", record=3, offset=40, reason="bad"),
+    ):
+        assert str(pickle.loads(pickle.dumps(error))) == "f: record 3 at byte 40: bad"
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
@@ -250,3 +254,15 @@ def test_indexing_is_one_fast_pass(tmp_path):
     # CPU time, about 0.01 s: other programs may be running.
     assert time.thread_time() - begin < 0.5
     assert offsets.tolist() == list(range(0, 4001 * 1016, 1016))
+
+
+def test_remote_files_are_indexed_block_by_block(tmp_path):
+    write_tfrecord(tmp_path / "f", [b"x" * (i % 30) for i in range(100)])
+    file = RandomAccessFile(tmp_path / "f")
+    expected = tfrecord_index.build_index(file).offsets.tolist()
+    file.block, read, reads = 300, file.read, []
+    file.read = lambda size, begin: reads.append((size, begin)) or read(size, begin)
+    assert tfrecord_index.build_index(file).offsets.tolist() == expected
+    assert {size for size, _ in reads} == {300}
+    # The next block begins at a header, so that up to a record and a header of one are unused.
+    assert len(reads) <= file.size / (300 - 29 - FRAME_BYTES) + 1
