@@ -56,8 +56,8 @@ def batch_spec(
     | valid | evaluation only: False for padding rows |
     | index | evaluation only: position of the record in the split |
 
-    Padding rows fill up the last evaluation batch and replace damaged records. They are copies of
-    real faces with `landmarks_valid` False and labels and index -1.
+    In evaluation, padding rows fill up the last batch and replace damaged records. They are copies
+    of real faces with `landmarks_valid` False and labels and index -1.
 
     Args:
       batch_size: Number of rows.
