@@ -162,6 +162,7 @@ def train_and_evaluate(
         num_threads=config.data.num_threads,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        local_process_count=distributed.local_process_count(),
         on_corrupt=config.data.on_corrupt,
         cache=config.data.cache,
     )

@@ -1,10 +1,23 @@
-"""Face attribute recognition with group masks (MGMTN).
+"""Face attribute recognition with mask-guided multi-task networks (MGMTN).
 
-import mgmtn_jax
+    import mgmtn_jax
 
-predictor = mgmtn_jax.Predictor.from_workdir("runs/faces")
-probabilities, masks = predictor(images)  # uint8 (n, s, s, 3), aligned
-print(dict(zip(predictor.attribute_set.names, probabilities[0])))
+    predictor = mgmtn_jax.Predictor.from_workdir("runs/faces")
+    probabilities, masks = predictor(images)  # uint8 (n, s, s, 3), aligned crops
+    print(dict(zip(predictor.attribute_set.names, probabilities[0])))
+
+The public namespace is `Predictor`. The rest is imported from its package; each package imports
+only from those before it:
+
+    attributes    attribute names, groups and regions
+    regions       masks, drawn from landmarks
+    data          data sets, alignment, augmentation and batches
+    models        networks, and pretrained weights
+    runs          checkpoints, run metadata, devices and processes
+    evaluation    prediction and metrics
+    training      losses, optimizer, training step and validation
+    report        the HTML report
+    export        artifacts that run without this package
 """
 
 from __future__ import annotations
@@ -14,9 +27,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mgmtn_jax.evaluation.predictor import Predictor as Predictor
 
+__all__ = ["Predictor"]
+
 
 def __getattr__(name: str) -> Any:
-    # When it is asked for, because the landmark stage imports this package too, without JAX.
+    # Imported on demand, so that the landmark stage can import this package without JAX.
     if name == "Predictor":
         from mgmtn_jax.evaluation.predictor import Predictor
 

@@ -1,7 +1,7 @@
-"""The vocabulary: attributes, the groups that share a head, and the regions the groups look at.
+"""Attribute names, the groups that share a head, and the face region of each group.
 
 A *group* is a set of attributes that one head predicts from one face region. The eight region names
-are the reported group names of MGMTN; the assignment of CelebA's attributes to them is ours, taken
+are the group names reported for MGMTN. The assignment of CelebA's attributes to them is ours, taken
 from public code that uses the same eight names.
 """
 
@@ -25,10 +25,10 @@ REGIONS: tuple[str, ...] = (
     "hair",
     "object",
 )
-"""The eight regions a mask is drawn for, in mask-channel order. `object` is the whole face."""
+"""The eight regions with a mask, in mask-channel order. `object` is the whole face."""
 
 DEFAULT_GROUP = "object"
-"""The group of an attribute that no group claims."""
+"""The group of attributes that belong to no other group."""
 
 CELEBA_ATTRIBUTES: tuple[str, ...] = (
     "5_o_Clock_Shadow",
@@ -120,15 +120,17 @@ CELEBA_GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AttributeSet:
-    """Attributes in label order, and the group of each. `create` builds one.
+    """Attributes in label order and their partition into groups. `create` builds one.
+
+    Equality includes the order of groups, because it is the order of a network's heads.
 
     Attributes:
-      names: the A attribute names, in the order of the label vector.
-      groups: group name -> names of its attributes. Every attribute is in exactly one group, no
-        group is empty.
-      regions: group name -> one of `REGIONS`, for groups that are not named after their region.
+      names: The A attribute names, in the order of the label vector.
+      groups: Group name -> attribute names, in head order. Every attribute is in exactly one group,
+        and no group is empty.
+      regions: Group name -> one of `REGIONS`, for groups that are not named after their region.
     """
 
     names: tuple[str, ...]
@@ -161,9 +163,19 @@ class AttributeSet:
         for group, region in self.regions.items():
             if group not in self.groups or region not in REGIONS:
                 raise ValueError(
-                    f"cannot let group {group!r} look at region {region!r}: "
+                    f"cannot assign region {region!r} to group {group!r}: "
                     f"groups are {', '.join(self.groups)}, regions are {', '.join(REGIONS)}"
                 )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AttributeSet) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        return self.names, tuple(self.groups.items()), frozenset(self.regions.items())
 
     @classmethod
     def create(
@@ -174,13 +186,19 @@ class AttributeSet:
     ) -> AttributeSet:
         """Builds a set from a partial grouping.
 
-        CelebA's own names fall into their usual groups when `groups` is not given; attributes that
-        no group claims go to `object`; groups without an attribute are dropped. The order is
-        `REGIONS` first, then any other groups as they come.
+        Attributes without a group go to `object`, and groups without an attribute are dropped.
+        Groups named after a region come first, in the order of `REGIONS`; the others follow in the
+        order given.
+
+        Args:
+          names: The attribute names, in label order.
+          groups: Group name -> attribute names. None puts CelebA's attributes into `CELEBA_GROUPS`.
+          regions: Group name -> one of `REGIONS`, for groups that are not named after one. Their
+            default is `object`.
 
         Raises:
-          ValueError: if names repeat, an attribute is in two groups, a group names an attribute
-            that is not in `names`, or `regions` names an unknown group or region.
+          ValueError: Names repeat, an attribute is in two groups, a group lists an attribute that
+            is not in `names`, or `regions` contains an unknown group or region.
 
         Examples:
             >>> mine = AttributeSet.create(
@@ -208,7 +226,7 @@ class AttributeSet:
         return cls(
             names=tuple(names),
             groups={group: complete[group] for group in order},
-            # A dropped group's region goes with it; one of an unknown group is an error.
+            # Regions of dropped groups are dropped too. Regions of unknown groups are errors.
             regions={
                 group: region
                 for group, region in (regions or {}).items()
@@ -218,19 +236,19 @@ class AttributeSet:
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """The G groups that have a head, in head order."""
+        """The names of the G groups, in head order."""
         return tuple(self.groups)
 
     @property
     def group_indices(self) -> tuple[tuple[int, ...], ...]:
-        """For each group, the label indices of its attributes."""
+        """The label indices of each group's attributes."""
         return tuple(
             tuple(self.names.index(name) for name in members) for members in self.groups.values()
         )
 
     @property
     def attribute_groups(self) -> np.ndarray:
-        """(A,) index into `group_names` for each attribute."""
+        """(A,) The index into `group_names` of each attribute."""
         index = np.empty(len(self.names), np.int32)
         for group, members in enumerate(self.group_indices):
             index[list(members)] = group
@@ -238,19 +256,19 @@ class AttributeSet:
 
     @property
     def region_indices(self) -> tuple[int, ...]:
-        """For each group, the mask channel it looks at: its own name's, its `regions` entry's, or
-        the whole face."""
+        """The mask channel of each group: that of its `regions` entry, else of the region with its
+        name, else of the whole face."""
         return tuple(
             REGIONS.index(self.regions.get(group, group if group in REGIONS else DEFAULT_GROUP))
             for group in self.groups
         )
 
     def group_of(self, name: str) -> str:
-        """The group of one attribute."""
+        """The name of an attribute's group."""
         return self.group_names[int(self.attribute_groups[self.names.index(name)])]
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, as `attributes.json` and a checkpoint's metadata hold it."""
+        """The JSON form, as stored in `attributes.json` and in a checkpoint's metadata."""
         return {
             "attributes": list(self.names),
             "groups": {group: list(members) for group, members in self.groups.items()},
@@ -259,10 +277,11 @@ class AttributeSet:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> AttributeSet:
-        """The inverse of `to_dict`."""
+        """Inverse of `to_dict`."""
         return cls.create(tree["attributes"], tree["groups"], tree.get("regions"))
 
     def to_json(self) -> str:
+        """The JSON text of `to_dict`."""
         return json.dumps(self.to_dict(), indent=1)
 
 
@@ -271,6 +290,7 @@ CELEBA = AttributeSet.create(CELEBA_ATTRIBUTES)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Ends an error about an unknown name: `: did you mean NAME?`, or nothing if none is close."""
+    """The end of an error about an unknown name: `: did you mean NAME?`, or nothing if none is
+    similar."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f": did you mean {close[0]}?" if close else ""

@@ -1,14 +1,13 @@
-r"""Group regions: from 68 landmarks to eight binary masks, rasterized inside the jitted step.
+r"""Group regions: eight binary masks, rasterized from 68 landmarks inside the jitted step.
 
-Masks are never stored: 68 points are 544 bytes, eight masks of 227x227 are 412 KB, and augmentation
-moves the points exactly. How regions are drawn from landmarks is ours; 68 points hold neither ears
-nor hair, so those two are geometric rules, scaled by the face's own size `s`, about one
-inter-ocular distance:
+Masks are never stored: 68 points take 544 bytes, eight masks of 227x227 take 412 KB, and points can
+be augmented exactly. The outlines are ours. The 68 landmarks include neither ears nor hair, so
+these regions are geometric rules in units of the face size `s`, about one inter-ocular distance:
 
              . - ~ ~ ~ - .           hair: a horseshoe from the brows over the head and down
           /    h a i r    \                both sides, out to 0.75 s beside the jaw
          |  .-~~~~~~~~~-.  |         ear:  a strip 0.45 s wide outside the jaw line, from above
-         | /  ==     ==  \ |               the eye corner to below the lobe, where an earring hangs
+         | /  ==     ==  \ |               the eye corner to below the lobe, to include earrings
       ear||  <o>  |  <o>  ||ear      eyes: brows to the bags under the eyes, bridge included
          || cheek | cheek ||         nose: bridge to wings and tip
          ||      ~^~      ||         cheeks: under the eyes to the jaw, up to the sideburns
@@ -36,8 +35,8 @@ MOUTH = slice(48, 60)  # outer lips
 MOUTH_MARGIN = 0.32  # face sizes
 
 Outline = tuple[tuple[int, float, float], ...]
-"""Corners of a polygon, each (landmark, right, down): the landmark, moved by so many face sizes
-along the face's own axes. "Left" is the image's left."""
+"""Corners of a polygon, each (landmark, right, down): a landmark index and an offset in face sizes
+along the face's own axes. "Left" means left in the image."""
 
 
 def _mirrored(outline: Outline) -> Outline:
@@ -45,7 +44,7 @@ def _mirrored(outline: Outline) -> Outline:
 
 
 def _whole(half: Outline) -> Outline:
-    """Adds the right half to a left half; corners on the midline are their own mirror images."""
+    """Completes a left half by its mirror image. Corners on the midline occur once."""
     return half + tuple(corner for corner in _mirrored(half) if corner not in half)
 
 
@@ -130,22 +129,22 @@ OUTLINES: dict[str, tuple[Outline, ...]] = {
         ),
     ),
 }
-"""The polygons whose union is a region. Left and right are mirror images by construction. The mouth
-is missing: its outline is the lips', moved outward."""
+"""The polygons whose union is a region, mirror-symmetric by construction. `mouth` is not listed,
+because its outline is that of the lips, moved outward."""
 
 
 def face_frame(
     landmarks: Float[Array, "68 2"],
 ) -> tuple[Float[Array, "2"], Float[Array, "2"], Float[Array, ""]]:
-    """The face's own axes and size.
+    """Estimates the axes and the size of a face.
 
-    Two estimates of the rightward vector are added: from eye to eye, and from the eyes to the mouth
-    turned by a right angle. In profile the first one vanishes and the second one stands.
+    The rightward axis is the sum of two estimates: the vector from eye to eye, and the vector from
+    eyes to mouth rotated by 90 degrees. In profile, the first vanishes and the second remains.
 
     Returns:
-      right: unit vector towards larger x of an upright face.
-      down: unit vector from the eyes to the mouth, at a right angle to `right`.
-      size: pixels; one inter-ocular distance of an average frontal face.
+      right: Unit vector towards larger x of an upright face.
+      down: Unit vector from the eyes to the mouth, perpendicular to `right`.
+      size: Pixels; one inter-ocular distance of an average frontal face.
     """
     left_eye, right_eye = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
     drop = landmarks[MOUTH].mean(0) - (left_eye + right_eye) / 2
@@ -164,7 +163,7 @@ def region_polygons(
 
     def place(outline: Outline) -> Float[Array, "v 2"]:
         corners = np.array(outline, np.float32)
-        # Not a matrix product: accelerators round its factors to fewer bits by default.
+        # No matrix product, for which accelerators round the factors to fewer bits by default.
         offset = corners[:, 1:2] * right + corners[:, 2:3] * down
         return landmarks[corners[:, 0].astype(int)] + size * offset
 
@@ -178,12 +177,11 @@ def region_polygons(
 
 
 def inside_polygon(points: Float[Array, "*n 2"], polygon: Float[Array, "v 2"]) -> Bool[Array, "*n"]:
-    """Whether each point has a non-zero winding number.
+    """True for each point with a non-zero winding number.
 
-    Non-zero rather than even-odd, so that a polygon that winds twice around a point, as one folded
-    by a turned head may, has no hole there.
-    An edge counts for the points at or above its lower end and below its upper end, therefore two
-    polygons that share an edge share no point.
+    Polygons of turned heads can fold over and wind twice around a point; the non-zero rule fills
+    these parts, where the even-odd rule would leave a hole. Each edge covers a half-open interval
+    of y, so that polygons that share an edge share no point.
 
     Examples:
         >>> triangle = jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
@@ -203,20 +201,20 @@ def inside_polygon(points: Float[Array, "*n 2"], polygon: Float[Array, "v 2"]) -
 def rasterize(
     landmarks: Float[Array, "68 2"], image_size: int, mask_size: int
 ) -> Bool[Array, "m m 8"]:
-    """Draws the eight regions of one face, in the order of `REGIONS`.
+    """Draws the masks of one face, in the order of `REGIONS`.
 
-    A cell belongs to a region if its center lies inside. Points may lie outside the image; what
-    falls outside is cut off.
+    A cell belongs to a region if its center lies inside. Landmarks may lie outside the crop; the
+    masks are clipped at its border.
 
     Args:
-      landmarks: in pixels of the crop.
-      image_size: pixels a side of the crop.
-      mask_size: cells a side of the masks, which cover the whole crop.
+      landmarks: Landmarks in pixels of the crop.
+      image_size: Side of the crop in pixels.
+      mask_size: Side of the masks in cells. The masks cover the whole crop.
     """
     centers = (jnp.arange(mask_size) + 0.5) * (image_size / mask_size) - 0.5
     points = jnp.stack(jnp.meshgrid(centers, centers), axis=-1)
-    # Without the barrier XLA's CPU compiler computes the corners anew for every cell: 2.5 times
-    # the run time.
+    # Without the barrier, XLA's CPU compiler recomputes the corners for every cell, which takes 2.5
+    # times as long.
     polygons = jax.lax.optimization_barrier(region_polygons(landmarks))
     masks = []
     for region in REGIONS:
@@ -228,6 +226,6 @@ def rasterize(
 def draw_masks(
     points: Float[Array, "b 68 2"], image_size: int, mask_size: int
 ) -> Bool[Array, "b m m 8"]:
-    """The regions of each face, drawn inside the step: see `rasterize`."""
+    """Draws the masks of a batch of faces, see `rasterize`."""
     draw = functools.partial(rasterize, image_size=image_size, mask_size=mask_size)
     return jax.vmap(draw)(points)

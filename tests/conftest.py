@@ -1,7 +1,4 @@
-"""What every test has: eight CPU devices, so that sharding is exercised wherever it is used.
-
-And what it may ask for: a bucket.
-"""
+"""Shared setup: eight CPU devices, so that all tests exercise sharding, and a remote folder."""
 
 import os
 
@@ -16,6 +13,6 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """The URL of an empty folder."""
+    """The URL of an empty remote folder."""
     Bucket.install(monkeypatch)
     return epath.Path("gs://bucket/faces")

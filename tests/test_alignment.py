@@ -1,4 +1,4 @@
-"""Alignment: points and pixels move together, whatever the face and the size."""
+"""Alignment moves points and pixels together, for any face and size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mgmtn_jax.data.alignment import align, compose, transform_points, warp
 from mgmtn_jax.data.augmentation import Augmentation, movements
 from tests.helpers.dotted_faces import COLORS, dotted_image, face_points, nearest_colors
 
-anytime = settings(deadline=None, max_examples=50)  # a busy machine is no failure
+anytime = settings(deadline=None, max_examples=50)  # no deadline: the machine may be busy
 SEEDS = st.integers(0, 2**32 - 1)
 FACE = face_points()
 
@@ -75,7 +75,7 @@ def test_crops_of_two_sizes_show_the_same_part_of_the_image():
 
 @anytime
 @given(st.floats(0, 1), st.floats(-90, 90), st.booleans())
-def test_a_turned_face_is_never_blown_up(width, degrees, left):
+def test_a_face_in_profile_is_not_enlarged(width, degrees, left):
     turned = transform_points((FACE - 150) * [-width if left else width, 1], similarity(1, degrees))
     if left:
         turned = turned[alignment.FLIP_INDEX]
@@ -83,7 +83,7 @@ def test_a_turned_face_is_never_blown_up(width, degrees, left):
     assert 0.99 * frontal < profile < 1.25 * frontal
 
 
-def test_points_that_all_coincide_come_to_the_crop_unscaled():
+def test_coinciding_points_are_only_translated():
     matrix = align(np.full((68, 2), 40.0), 112)
     assert scale_of(matrix) == pytest.approx(1)
     assert (np.abs(transform_points(np.array([[40.0, 40.0]]), matrix) - 56) < 6).all()
@@ -98,7 +98,7 @@ def test_any_finite_points_give_a_similarity_without_shear_or_reflection(values)
     assert (a, b) == (d, -c)
 
 
-def test_points_that_are_not_finite_are_refused():
+def test_non_finite_points_are_refused():
     landmarks = FACE.copy()
     landmarks[40, 1] = np.nan
     with pytest.raises(ValueError, match="not finite"):
@@ -113,7 +113,7 @@ def test_points_that_are_not_finite_are_refused():
     st.floats(-0.2, 0.2),
     st.floats(-0.2, 0.2),
 )
-def test_the_warp_moves_a_dot_to_where_its_point_goes(scale, degrees, flip, x, y):
+def test_the_warp_moves_dots_with_their_points(scale, degrees, flip, x, y):
     size, radius = 120, max(6.0, 4 / scale)
     center = np.array([301.3, 288.8])
     v, u = np.mgrid[:600, :600]
@@ -126,7 +126,7 @@ def test_the_warp_moves_a_dot_to_where_its_point_goes(scale, degrees, flip, x, y
     crop = warp(image, matrix, size)[..., 0].astype(float)
     row, column = np.unravel_index(crop.argmax(), crop.shape)
     (expected,) = transform_points(center[None], matrix)
-    # The centroid of a window about the peak: the whole crop may cut a wide dot off on one side.
+    # The centroid of a window about the peak, because the crop's border may cut a wide dot.
     reach = math.ceil(2.5 * radius * scale)
     if reach < min(row, column, size - 1 - row, size - 1 - column):
         crop = crop[row - reach : row + reach + 1, column - reach : column + reach + 1]
@@ -167,7 +167,7 @@ def test_shrinking_does_not_alias(scale, degrees):
     matrix = similarity(scale, degrees)
     matrix[:, 2] = 15.5 - transform_points(np.array([[450.0, 450.0]]), matrix)[0]
     crop = warp(stripes, matrix, 32)[4:-4, 4:-4].astype(float)
-    # What is left of the finest stripes is gray; skipping pixels leaves coarse black and white.
+    # The finest stripes average to gray; skipped pixels would leave coarse black and white.
     assert np.abs(crop - 127.5).mean() < 5
     aliased = cv2.warpAffine(stripes, matrix, (32, 32))[4:-4, 4:-4]
     assert np.abs(aliased - 127.5).mean() > 25
@@ -181,7 +181,7 @@ def test_enlarging_keeps_half_pixels():
 
 @pytest.mark.parametrize("offset", [(0, 0), (-5000, 0), (0, 5000), (90, -70), (1e6, 1e6)])
 @pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 40.0])
-def test_beyond_the_image_its_edge_continues(offset, scale):
+def test_edge_pixels_are_repeated_outside_the_image(offset, scale):
     flat = np.full((70, 50, 3), (10, 20, 30), np.uint8)
     matrix = similarity(scale, 30, *offset)
     np.testing.assert_array_equal(
@@ -206,7 +206,7 @@ def test_mirroring_twice_changes_nothing(seed):
     np.testing.assert_allclose(twice, matrix, atol=1e-9)
 
 
-def test_dots_stay_under_their_landmarks_and_change_sides_with_the_flip():
+def test_landmarks_stay_on_their_dots_after_a_flip():
     image = dotted_image(FACE)
     for flip in (False, True):
         matrix = align(FACE, 224)

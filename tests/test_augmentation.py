@@ -1,4 +1,4 @@
-"""Augmentation: what is drawn stays in its ranges and means what it says."""
+"""Augmentation stays within its ranges and follows its definitions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mgmtn_jax.data import alignment, augmentation
 from mgmtn_jax.data.alignment import compose, transform_points
 from mgmtn_jax.data.augmentation import NO_AUGMENTATION, Augmentation, alter_colors, movements
 
-anytime = settings(deadline=None, max_examples=50)  # a busy machine is no failure
+anytime = settings(deadline=None, max_examples=50)  # no deadline: the machine may be busy
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -51,7 +51,7 @@ def test_movements_stay_in_their_ranges(seed):
 
 @anytime
 @given(SEEDS, st.floats(0, 180), st.floats(0, 0.5), st.floats(0, 0.3))
-def test_no_crop_reaches_farther_than_said(seed, rotation, scale, shift):
+def test_crops_stay_within_the_stated_reach(seed, rotation, scale, shift):
     size, ranges = 112, Augmentation(rotation, scale, shift)
     matrices, _ = movements(numbers(seed, 50).reshape(10, 5), ranges, size)
     center = (size - 1) / 2
@@ -62,7 +62,7 @@ def test_no_crop_reaches_farther_than_said(seed, rotation, scale, shift):
         assert farthest <= augmentation.reach(ranges) + 1e-9
 
 
-def test_a_part_turned_off_leaves_the_others_as_they_were():
+def test_turning_a_part_off_does_not_change_the_others():
     def draw(**changes):
         return movements(numbers(3, 5)[None], Augmentation(flip=False, **changes), 112)[0][0]
 
@@ -71,13 +71,13 @@ def test_a_part_turned_off_leaves_the_others_as_they_were():
     np.testing.assert_allclose(draw(shift=0.0)[:, :2], draw()[:, :2])
 
 
-def test_colors_are_left_alone_by_default():
+def test_colors_are_unchanged_by_default():
     np.testing.assert_array_equal(altered(color_waves(32), 0), color_waves(32))
 
 
 @anytime
 @given(SEEDS)
-def test_color_changes_mean_what_they_say(seed):
+def test_color_changes_follow_their_definition(seed):
     image = color_waves(32)
     light = altered(image, seed, brightness=0.3)
     inside = (light > 0) & (light < 255) & (image > 20)

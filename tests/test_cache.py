@@ -1,11 +1,15 @@
-"""The cache: the same batches, each face decoded once."""
+"""The cache yields the same batches and decodes each face once."""
 
 from __future__ import annotations
 
 import errno
 import itertools
+import socket
+import subprocess
+import sys
 import threading
 import types
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +18,7 @@ import pytest
 from mgmtn_jax.data import cache, pipeline
 from mgmtn_jax.data.augmentation import Augmentation
 from mgmtn_jax.data.faces import Faces, StoredFace
+from mgmtn_jax.runs import distributed
 from tests.helpers.dotted_faces import dotted_image, face_points, write_dataset
 
 COUNT = 9
@@ -44,7 +49,7 @@ def train(folder, storage, size=56, steps=6, **changes):
 
 
 class Counting:
-    """Photographs of one face at several sizes, which count how often each is decoded."""
+    """A source of photographs of several sizes that counts how often each is decoded."""
 
     def __init__(self, sides):
         self.decoded, self._lock = [0] * len(sides), threading.Lock()
@@ -52,7 +57,7 @@ class Counting:
 
     @staticmethod
     def _face(position, side):
-        # In a corner of a wide image, so that there is something to leave out.
+        # The face is on the left of a wide image, so that there is a part to leave out.
         image = np.random.default_rng(position).integers(0, 256, (side, 2 * side, 3), np.uint8)
         image = cv2.GaussianBlur(image, (0, 0), side / 100)
         image[:, :side] = dotted_image(face_points(side), side)
@@ -73,7 +78,7 @@ class Counting:
 
 @pytest.mark.parametrize("storage", ["ram", "disk"])
 @pytest.mark.parametrize("size", [24, 56, 224])
-def test_the_batches_are_the_same_to_one_grey_level(dataset, storage, size):
+def test_cached_batches_differ_by_one_gray_level_at_most(dataset, storage, size):
     for plain, cached in zip(
         train(dataset, "none", size), train(dataset, storage, size), strict=True
     ):
@@ -85,7 +90,7 @@ def test_the_batches_are_the_same_to_one_grey_level(dataset, storage, size):
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.6])
-def test_photographs_are_kept_in_part_and_averaged_down(scale):
+def test_photographs_are_cropped_and_averaged_down(scale):
     ranges = Augmentation(scale=scale, rotation=20, shift=0.1)
     sides = (150, 333, 700, 1600, 2401)
     plain, source = Counting(sides), Counting(sides)
@@ -128,7 +133,7 @@ def test_threads_fill_the_file_without_overlap():
         np.testing.assert_array_equal(faces.decode(faces[index])[1], expected)
 
 
-def test_a_damaged_record_is_skipped_as_without(tmp_path):
+def test_damaged_records_are_skipped_as_without_a_cache(tmp_path):
     write_dataset(tmp_path / "bad", COUNT, images={2: b"not an image"})
     plain, cached = (
         train(tmp_path / "bad", storage, on_corrupt="skip") for storage in ("none", "ram")
@@ -137,7 +142,7 @@ def test_a_damaged_record_is_skipped_as_without(tmp_path):
         np.testing.assert_array_equal(a["labels"], b["labels"])
 
 
-def test_the_room_it_takes_is_stated_and_must_be_there(dataset, monkeypatch, caplog):
+def test_the_required_memory_is_logged_and_checked(dataset, monkeypatch, caplog):
     faces = Faces(pipeline.schema.open_split(dataset, "train"), "faces", "raise")
     with caplog.at_level("INFO"):
         cache.cached(faces, "ram", Augmentation(), 56)
@@ -150,11 +155,47 @@ def test_the_room_it_takes_is_stated_and_must_be_there(dataset, monkeypatch, cap
         train(dataset, "tape")
 
 
+@pytest.mark.parametrize("storage", ["ram", "disk"])
+def test_the_processes_of_a_host_share_its_free_memory(dataset, monkeypatch, storage):
+    needed = 9 * 56 * 56 * 3 * 8  # Generous: the crops' margins are about twice their area.
+    free = types.SimpleNamespace(available=needed, free=needed)
+    monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: free)
+    train(dataset, storage, steps=0)
+    train(dataset, storage, steps=0, process_count=4)  # one process on each of four hosts
+    with pytest.raises(ValueError, match=rf"data.cache={storage}: .* each of 400 processes"):
+        train(dataset, storage, steps=0, process_count=4, local_process_count=400)
+
+
+def test_processes_that_share_a_host_are_counted():
+    program = """
+import sys
+from mgmtn_jax.runs import distributed
+distributed.join("localhost:" + sys.argv[1], 2, int(sys.argv[2]))
+print("local processes:", distributed.local_process_count())
+"""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, port, str(i)],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        assert "local processes: 2" in process.communicate(timeout=100)[0]
+    assert distributed.local_process_count() == 1
+
+
 def test_a_full_disk_is_named(monkeypatch):
     def full(file, data, offset):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     for pwrite in (full, lambda file, data, offset: len(data) // 2):
         monkeypatch.setattr(cache.os, "pwrite", pwrite)
-        with pytest.raises(OSError, match=r"no room for the decoded faces: take data.cache=none"):
+        with pytest.raises(OSError, match=r"no room for the decoded faces: set data.cache=none"):
             cache._File().put(np.zeros((5, 5, 3), np.uint8))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from mgmtn_jax.attributes import CELEBA
+from mgmtn_jax.attributes import CELEBA, AttributeSet
 from mgmtn_jax.runs import manifest
 from mgmtn_jax.runs.checkpoints import Checkpoints, folder, load_metadata, load_model
 from mgmtn_jax.runs.history import MetricWriter, read_history
@@ -156,6 +156,17 @@ def test_only_fields_that_change_the_numbers_count_as_different():
         "num_examples is 100 there and 101 here",
         "optimizer.name is 'adamw' there and 'sgd' here",
     ]
+
+
+def test_the_order_of_groups_makes_another_run():
+    groups = {"top": ["Hat"], "piercing": ["Ring"]}
+    saved, current = (
+        run_metadata(tiny_config(), AttributeSet.create(["Hat", "Ring"], dict(items)), 100)
+        for items in (groups.items(), reversed(groups.items()))
+    )
+    (line,) = differing_fields(json.loads(json.dumps(saved)), current)
+    assert line.startswith("attributes is ")
+    assert differing_fields(json.loads(json.dumps(saved)), saved) == []
 
 
 def test_a_resumed_writer_drops_later_rows_and_a_torn_one(tmp_path):

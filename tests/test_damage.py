@@ -1,4 +1,4 @@
-"""Damaged shards of a data set: an error that says where, or the payload that was written there."""
+"""Damaged shards: each read returns the written payload or an error with its place."""
 
 import errno
 import os
@@ -31,12 +31,12 @@ def folder(tmp_path):
 
 @pytest.fixture
 def shard(folder):
-    """The first shard, which the tests damage."""
+    """The path of the first shard, which the tests damage."""
     return folder / schema.shard_name("train", 0, 2)
 
 
 def read(source):
-    """What each record reads as: its payload, or the error."""
+    """The payload of each record, or the error that reading it raises."""
     found = []
     for i in range(len(source)):
         try:
@@ -47,7 +47,7 @@ def read(source):
 
 
 def check(folder, shard, record, lost, reason):
-    """That damage in one record is named, and that what is not lost by it can be read."""
+    """Asserts that damage to one record is named and that all other records can be read."""
     found = read(schema.open_split(folder, "train", on_corrupt="skip"))
     assert len(found) == len(PAYLOADS) + len(OTHERS)
     assert found[len(PAYLOADS) :] == OTHERS
@@ -64,13 +64,13 @@ def check(folder, shard, record, lost, reason):
         list(schema.open_split(folder, "train"))
 
 
-def test_every_cut_is_found_at_opening(folder, shard):
+def test_every_truncation_is_found_at_opening(folder, shard):
     content = shard.read_bytes()
     for size in range(len(content)):
         shard.write_bytes(content[:size])
         record = int(np.searchsorted(BEGINS, size, side="right")) - 1
         cut = size - BEGINS[record]
-        if cut == 0:  # A sound TFRecord file, only too short.
+        if cut == 0:  # A valid TFRecord file, only too short.
             reason = f"the file holds {record} records, not 5"
         elif cut < 12:
             reason = "the file ends inside the record's length"
@@ -89,13 +89,13 @@ def test_every_flipped_bit_is_found_by_the_read(folder, shard, kept):
         begin = bit // 8 - BEGINS[3]
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
-        if kept:  # Decay on a disk does not change the time: the index that is kept still counts.
+        if kept:  # Disk decay does not change the time, so the cached index is used.
             shard.write_bytes(content)
             os.utime(shard, ns=(times, times))
             assert read(schema.open_split(folder, "train")) == PAYLOADS + OTHERS
         shard.write_bytes(flipped)
         os.utime(shard, ns=(times, times + (not kept)))
-        schema.open_split(folder, "train")  # Nothing shows in the size.
+        schema.open_split(folder, "train")  # The size is unchanged.
         if begin < 12 and not kept:
             check(folder, shard, 3, [3, 4], "the length does not match its checksum")
         elif begin < 12:
@@ -105,7 +105,7 @@ def test_every_flipped_bit_is_found_by_the_read(folder, shard, kept):
 
 
 def framed(length, payload=b""):
-    """A frame with right checksums of any length."""
+    """A frame with valid checksums and any stated length."""
     header = struct.pack("<Q", length)
     return b"".join(
         data + struct.pack("<I", tfrecord_index.masked_crc32c(data)) for data in (header, payload)
@@ -123,7 +123,7 @@ def framed(length, payload=b""):
     ],
     ids=["empty", "text", "2^63 bytes", "2^64 bytes", "zeros"],
 )
-def test_what_is_no_shard_is_named(folder, shard, content, record, reason):
+def test_other_files_are_named(folder, shard, content, record, reason):
     shard.write_bytes(content)
     check(folder, shard, record, range(record, 5), reason)
 
@@ -131,14 +131,14 @@ def test_what_is_no_shard_is_named(folder, shard, content, record, reason):
 @pytest.mark.parametrize(
     "tail", [b"\0", b"garbage that is longer than a frame's header", framed(0)]
 )
-def test_a_tail_is_found_at_opening_and_costs_no_record(folder, shard, tail):
+def test_trailing_bytes_are_found_at_opening_and_lose_no_record(folder, shard, tail):
     shard.write_bytes(shard.read_bytes() + tail)
     check(folder, shard, 5, [], "")
     with pytest.raises(CorruptRecordError):
         schema.open_split(folder, "train")
 
 
-def test_a_file_cut_while_open_is_found(folder, shard):
+def test_truncation_of_an_open_file_is_found(folder, shard):
     source = schema.open_split(folder, "train")
     assert source[0] == PAYLOADS[0]
     os.truncate(shard, BEGINS[-1] - 1)
@@ -153,13 +153,13 @@ def test_a_missing_shard_is_named_at_opening(folder, shard, on_corrupt):
         schema.open_split(folder, "train", on_corrupt)
 
 
-def test_a_record_exchanged_for_another_is_found_at_opening(folder, shard):
+def test_a_replaced_record_is_found_at_opening(folder, shard):
     write_tfrecord(shard, [*PAYLOADS[:4], b"longer than the last"])
-    with pytest.raises(CorruptRecordError, match=r"split 'train': record 7 .* says at byte"):
+    with pytest.raises(CorruptRecordError, match=r"split 'train': record 7 .* states"):
         schema.open_split(folder, "train")
 
 
-def test_a_folder_by_tfds_counts_bytes_in_its_own_way(folder):
+def test_byte_counts_of_tfds_exclude_the_framing(folder):
     info = folder / "dataset_info.json"
     num_bytes = BEGINS[-1] + sum(len(payload) + FRAME_BYTES for payload in OTHERS)
     payload_bytes = sum(map(len, PAYLOADS + OTHERS))
@@ -177,7 +177,7 @@ def test_an_older_folder_without_sizes_is_checked_record_by_record(folder, shard
         schema.open_split(folder, "train")
 
 
-def test_a_disk_that_cannot_be_read_is_named(folder, shard, monkeypatch):
+def test_a_read_error_names_the_file(folder, shard, monkeypatch):
     source = schema.open_split(folder, "train")
     assert source[0] == PAYLOADS[0]
 
@@ -212,7 +212,7 @@ def reference(content):
 
 @st.composite
 def edited(draw, content):
-    """Bytes after a few flips, cuts, insertions and duplications; often at the seams of frames."""
+    """Bytes after a few flips, cuts, insertions and duplications, often at frame boundaries."""
     for _ in range(draw(st.integers(1, 3))):
         places = st.integers(0, len(content)) | st.sampled_from(BEGINS)
         a, b = sorted((draw(places), draw(places)))
@@ -239,8 +239,8 @@ def edited(draw, content):
     max_examples=1000,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # Each example writes all of it.
 )
-def test_no_edit_passes_for_the_shard(folder, shard, data):
-    """Neither the shard's edits nor those of its kept index, which is right, old or edited too."""
+def test_no_edited_shard_is_taken_for_the_original(folder, shard, data):
+    """Edits the shard, with a cached index that is valid, outdated or edited too."""
     kept = index_path(shard)
     shard.write_bytes(b"".join(map(framed, map(len, PAYLOADS), PAYLOADS)))
     kept.unlink(missing_ok=True)
@@ -257,7 +257,7 @@ def test_no_edit_passes_for_the_shard(folder, shard, data):
 
     sound, whole = reference(content)
     moved = any(p not in (None, written) for p, written in zip(sound, PAYLOADS, strict=False))
-    # So many records, as long in all, in another order: another sound shard.
+    # The same number of records and bytes in another order is another valid shard.
     assume(not (moved and whole and len(sound) == 5 and len(content) == BEGINS[-1]))
     sound += [None] * (len(PAYLOADS) - len(sound))
 
@@ -267,10 +267,10 @@ def test_no_edit_passes_for_the_shard(folder, shard, data):
         except CorruptRecordError:
             return None
 
-    skipping = TFRecordSource([shard], [len(PAYLOADS)])  # What open_split returns to skip damage.
+    skipping = TFRecordSource([shard], [len(PAYLOADS)])  # As open_split returns for "skip".
     for i, written in enumerate(PAYLOADS):
         found = unless_damaged(lambda i=i: skipping[i])
-        # A sound index finds records behind a damaged length, too.
+        # A valid index also locates records behind a damaged length.
         assert found == sound[i] or (index != "none" and found in (None, written))
     source = unless_damaged(lambda: schema.open_split(folder, "train"))
     if source is not None:

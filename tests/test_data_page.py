@@ -1,4 +1,4 @@
-"""`docs/data.md` says what is so: its Python runs, its flags and its examples exist."""
+"""`docs/data.md` is accurate: its Python runs, and its flags, fields and tables are valid."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ def blocks(language):
     return [text for found, text in FENCED if found == language]
 
 
-def test_its_python_runs(tmp_path, monkeypatch, capsys):
+def test_the_python_examples_run(tmp_path, monkeypatch, capsys):
     write_dataset(tmp_path / "data" / "my_faces", 10)
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -42,8 +42,8 @@ def test_its_python_runs(tmp_path, monkeypatch, capsys):
     assert names["image"].shape == decode_image(names["record"].image).shape
 
 
-def test_its_flags_and_fields_exist():
-    # Out of the text, because programs that share a flag's name cannot be imported together.
+def test_flags_and_fields_exist():
+    # Read from the source, because programs that share a flag name cannot be imported together.
     code = "".join(path.read_text() for path in (ROOT / "landmarks").glob("*.py"))
     elsewhere = {"config", "workdir", "direct_num_workers", "direct_running_mode"}
     defined = {"help", *re.findall(r'DEFINE_\w+\(\s*"(\w+)"', code)}
@@ -54,7 +54,7 @@ def test_its_flags_and_fields_exist():
     assert set(listed) == set(sources.SOURCES)
 
 
-def test_its_tables_read_as_it_says(tmp_path):
+def test_the_tables_are_read_as_described(tmp_path):
     (tmp_path / "images").mkdir()
     ours, boxes = [block for block in blocks("") if block.startswith("image,split")]
     (tmp_path / "attributes.csv").write_text(ours)

@@ -1,4 +1,4 @@
-"""The examples in docstrings, and that the pages of `make docs` can be made of all modules."""
+"""The examples in docstrings print the output that they show."""
 
 import doctest
 import importlib
@@ -16,7 +16,7 @@ WITH_EXAMPLES = sorted(
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_what_examples_print_is_true(name):
+def test_docstring_examples_print_their_output(name):
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
     assert result.attempted > 0

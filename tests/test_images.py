@@ -98,9 +98,9 @@ def test_transparent_pixels_are_white(mode):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_exif_orientation_is_carried_out(format, orientation):
+def test_exif_orientation_is_applied(format, orientation):
     upright = picture()
-    # What must be stored for the viewer to see `upright` (EXIF 2.3, tag 0x0112).
+    # The stored pixels that a viewer shows as `upright` (EXIF 2.3, tag 0x0112).
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -118,14 +118,14 @@ def test_exif_orientation_is_carried_out(format, orientation):
     assert abs(image.astype(int) - upright).mean() < 3
 
 
-def test_the_largest_allowed_image_passes_and_one_more_pixel_does_not():
+def test_the_pixel_limit_is_exact():
     for data in (JPEG, PNG):
         assert decode_image(data, max_pixels=2400).shape == (40, 60, 3)
         with pytest.raises(ImageError, match="60x40 pixels"):
             decode_image(data, max_pixels=2399)
 
 
-def test_a_hundred_megapixels_are_refused_unseen():
+def test_a_hundred_megapixels_are_refused_before_decoding():
     header = bytearray(PNG)
     header[16:24] = (10_000).to_bytes(4, "big") * 2
     with pytest.raises(ImageError, match="10000x10000"):
@@ -133,7 +133,7 @@ def test_a_hundred_megapixels_are_refused_unseen():
 
 
 @pytest.mark.parametrize("data", [b"", b"text", b"GIF89a....", b"\xff\xd8\xff", PNG[:20]])
-def test_what_is_no_image(data):
+def test_other_bytes_are_refused(data):
     with pytest.raises(ImageError):
         decode_image(data)
 
@@ -146,12 +146,12 @@ def test_every_truncation_is_found(data):
             image = decode_image(data[:size])
         except ImageError:
             continue
-        # Only what follows the last pixel is missing.
+        # Only bytes behind the last pixel are missing.
         assert size > len(data) - 24
         np.testing.assert_array_equal(image, whole)
 
 
-def test_bytes_after_the_image_do_no_harm():
+def test_trailing_bytes_are_ignored():
     for data in (JPEG, PNG):
         np.testing.assert_array_equal(decode_image(data + b"\0\0junk"), decode_image(data))
 
@@ -159,7 +159,7 @@ def test_bytes_after_the_image_do_no_harm():
 @given(st.sampled_from([JPEG, PNG, encode(Image.fromarray(picture()).convert("CMYK"))]), st.data())
 @settings(deadline=None, max_examples=200)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_damage_gives_an_image_or_our_error(content, data):
+def test_damage_gives_an_image_or_an_image_error(content, data):
     damaged = bytearray(content)
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))

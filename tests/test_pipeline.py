@@ -1,4 +1,4 @@
-"""The pipeline: what a batch holds depends on seed and step alone, and nothing is lost."""
+"""The content of batches depends on seed and step alone, and no record is lost."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def assert_equal(left: list[pipeline.Batch], right: list[pipeline.Batch]) -> Non
 
 
 def joined(parts: list[list[pipeline.Batch]]) -> list[pipeline.Batch]:
-    """Global batches out of every process's local ones."""
+    """Concatenates the local batches of all processes to global batches."""
     return [
         {name: np.concatenate([local[name] for local in locals_]) for name in locals_[0]}
         for locals_ in zip(*parts, strict=True)
@@ -61,7 +61,7 @@ def joined(parts: list[list[pipeline.Batch]]) -> list[pipeline.Batch]:
 
 
 def damage(folder, record: int) -> str:
-    """Flips one bit in the middle of a record of the first shard; the shard's name."""
+    """Flips one bit in the middle of a record of the first shard and returns the shard's name."""
     path = schema.shard_paths(folder, "train")[0]
     offsets = index_tfrecord(path)
     data = bytearray(path.read_bytes())
@@ -90,7 +90,7 @@ def test_global_batches_do_not_depend_on_the_number_of_processes(
 
 
 @pytest.mark.parametrize("num_threads", [0, 5])
-def test_a_resumed_stream_is_the_tail_of_the_whole_one(dataset, num_threads):
+def test_a_resumed_stream_continues_the_original(dataset, num_threads):
     whole = train(dataset, 9)
     assert_equal(train(dataset, 4, start_step=5, num_threads=num_threads), whole[5:])
 
@@ -166,7 +166,7 @@ def test_evaluation_of_fewer_records_than_processes(dataset):
     assert {len(part) for part in parts} == {1}
 
 
-def test_evaluation_shows_what_training_without_augmentation_does(dataset):
+def test_evaluation_crops_equal_training_crops_without_augmentation(dataset):
     (batch,) = train(dataset, 1, augmentation=NO_AUGMENTATION, batch_size=COUNT)
     (whole,) = evaluate(dataset, batch_size=COUNT)
     order = record_indices(batch)
@@ -194,7 +194,7 @@ def test_a_damaged_record_is_skipped_and_counted(dataset, tmp_path):
     sound, skipped = train(dataset, 6), train(tmp_path / "bad", 6, on_corrupt="skip")
     order = [i for batch in sound for i in record_indices(batch)]
     assert 6 in order
-    # Another record stands in, and no other example changes.
+    # Another record replaces it, and no other example changes.
     found = [i for batch in skipped for i in record_indices(batch)]
     (stand_in,) = {new for old, new in zip(order, found, strict=True) if old == 6}
     assert stand_in not in (6, 7)
@@ -215,7 +215,7 @@ def test_a_damaged_record_is_skipped_and_counted(dataset, tmp_path):
     assert batches.num_corrupt == 1
 
 
-def test_a_cut_shard_is_refused_or_its_rest_is_skipped(tmp_path):
+def test_a_truncated_shard_is_refused_or_its_rest_is_skipped(tmp_path):
     folder = tmp_path / "bad"
     write_dataset(folder, COUNT)
     path = schema.shard_paths(folder, "train")[0]
@@ -227,7 +227,7 @@ def test_a_cut_shard_is_refused_or_its_rest_is_skipped(tmp_path):
     lost = range(3, COUNT // 2)
     assert not shown[lost].any()
     assert (shown[[i for i in range(COUNT) if i not in lost]] > 0).all()
-    assert shown.max() < 4 * shown.sum() / COUNT  # No record stands in for all of them.
+    assert shown.max() < 4 * shown.sum() / COUNT  # The replacements are spread over many records.
 
 
 def test_an_image_that_does_not_decode_is_named_and_can_be_skipped(tmp_path):

@@ -1,4 +1,4 @@
-"""Regions: the polygons follow the face, and the rasterizer fills what an independent one fills."""
+"""Polygons follow the face, and the rasterizer agrees with independent ones."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ FRONTAL = transform_points(HEAD[:, :2], align(HEAD[:, :2], IMAGE)).astype(np.flo
 
 
 def turned_head(yaw: np.ndarray) -> np.ndarray:
-    """(n, 68, 2) the head turned by degrees, in inter-ocular distances."""
+    """(n, 68, 2) Landmarks of the head turned by `yaw` degrees, in inter-ocular distances."""
     angle = np.radians(yaw)[:, None]
     x = HEAD[:, 0] * np.cos(angle) + HEAD[:, 2] * np.sin(angle)
     return np.stack([x, np.broadcast_to(HEAD[:, 1], x.shape)], axis=-1)
 
 
 def moved(points: np.ndarray, scale, degrees, x=0.0, y=0.0) -> np.ndarray:
-    """Points scaled and rotated about the crop's middle, then shifted."""
+    """Scales and rotates points about the center of the crop, then shifts them."""
     plane = (points - MIDDLE) @ (1, 1j)
     plane = plane * (scale * np.exp(1j * np.radians(degrees))) + (x + 1j * y)
     return np.stack([plane.real, plane.imag], axis=-1) + MIDDLE
@@ -107,7 +107,7 @@ def rasterizer(cells: int = CELLS):
 
 
 def draw(faces: np.ndarray) -> np.ndarray:
-    """(n, CELLS, CELLS, 8) masks, in pieces of one size so that one compilation does."""
+    """(n, CELLS, CELLS, 8) Masks, drawn in parts of equal size to compile only once."""
     count = len(faces)
     faces = np.concatenate([faces, np.zeros((-count % 128, 68, 2))]).astype(np.float32)
     masks = [np.asarray(rasterizer()(faces[i : i + 128])) for i in range(0, len(faces), 128)]
@@ -129,7 +129,7 @@ def masks(faces) -> np.ndarray:
 
 
 def intersects_itself(polygons: np.ndarray) -> np.ndarray:
-    """(n,) whether two edges of a polygon cross."""
+    """(n,) True for polygons that cross themselves."""
     a, b = polygons, np.roll(polygons, -1, axis=1)
 
     def side(p, q, r):
@@ -225,7 +225,7 @@ def test_one_face_equals_its_row_of_a_batch(faces, masks):
         assert (np.asarray(alone(faces[face], IMAGE, CELLS)) != masks[face]).mean() < 1e-4
 
 
-def test_masks_are_cut_off_at_the_border(masks):
+def test_masks_are_clipped_at_the_border(masks):
     shifted = draw(np.stack([FRONTAL, FRONTAL - [IMAGE / 2, 0], FRONTAL + IMAGE * 5]))
     np.testing.assert_array_equal(shifted[1, :, : CELLS // 2], shifted[0, :, CELLS // 2 :])
     assert not shifted[2].any()
@@ -309,7 +309,7 @@ KEPT_OUT = {
 
 @functools.cache
 def held_by_region(yaw: float, places: tuple[tuple[float, float], ...] = ()) -> np.ndarray:
-    """(8, 68) which landmarks, or places in inter-ocular distances, the regions of a head hold."""
+    """(8, 68) True where a region contains a landmark, or a place in inter-ocular distances."""
     points = turned_head(np.array([yaw]))[0]
     places = np.resize(places, (68, 2)) if places else points
     return np.asarray(_held(*np.float32([points, places]) * (IMAGE / 4)))
@@ -324,7 +324,7 @@ def _held(face, points):
 
 @pytest.mark.parametrize("yaw", [-25, 0, 25])
 @pytest.mark.parametrize("region", REGIONS)
-def test_regions_hold_the_landmarks_they_are_named_after(region, yaw):
+def test_regions_contain_their_landmarks(region, yaw):
     held = held_by_region(yaw)[REGIONS.index(region)]
     assert held[list(HELD[region])].all()
     assert not held[list(KEPT_OUT[region])].any()
@@ -348,5 +348,5 @@ def test_regions_hold_the_landmarks_they_are_named_after(region, yaw):
         ("object", 0.0, -0.7),
     ],
 )
-def test_regions_hold_places_without_a_landmark(region, x, y):
+def test_regions_contain_places_without_a_landmark(region, x, y):
     assert held_by_region(0, ((x, y), (-x, y)))[REGIONS.index(region)].all()

@@ -1,4 +1,4 @@
-"""A data set of CelebA's size: it opens at once, and its order is exact for any number of hosts."""
+"""A data set of CelebA's size: fast to open, and with the same order for any number of hosts."""
 
 import itertools
 import tempfile
@@ -22,7 +22,7 @@ BATCH_SIZE, SEED = 512, 3
 
 
 def payloads(numbers):
-    """Records whose attributes are the bits of their numbers: one record, patched."""
+    """Serialized records whose labels are the bits of their numbers: one record, patched."""
 
     def record(attributes):
         png = cv2.imencode(".png", np.full((8, 8, 3), 128, np.uint8))[1].tobytes()
@@ -40,7 +40,7 @@ def payloads(numbers):
 
 @pytest.fixture(scope="module")
 def folder():
-    with tempfile.TemporaryDirectory() as name:  # Unlike pytest's own, gone after the test.
+    with tempfile.TemporaryDirectory() as name:  # Removed after the test, unlike tmp_path.
         shards = np.array_split(np.arange(COUNT), NUM_SHARDS)
         for shard, numbers in enumerate(shards):
             path = Path(name) / schema.shard_name("train", shard, NUM_SHARDS)
@@ -51,7 +51,7 @@ def folder():
 
 
 def order(folder, steps, start_step=0, hosts=1):
-    """The records of global batches, read off what each of the hosts is given."""
+    """The record numbers of global batches, read from the labels on each host."""
     parts = []
     for host in range(hosts):
         batches = pipeline.training_batches(
@@ -72,8 +72,8 @@ def order(folder, steps, start_step=0, hosts=1):
     return np.concatenate(parts, axis=1).ravel().tolist()
 
 
-def test_opening_takes_no_time_and_no_memory(folder):
-    assert not list(folder.glob(".*"))  # No index is kept yet.
+def test_opening_is_fast_and_small(folder):
+    assert not list(folder.glob(".*"))  # No index is cached yet.
     tracemalloc.start()
     source = schema.open_split(folder, "train")
     _, opened = tracemalloc.get_traced_memory()
@@ -100,7 +100,7 @@ def test_every_epoch_is_another_permutation(folder):
     assert first != second
 
 
-def test_ten_thousand_shuffled_records_are_drawn_in_ten_seconds(folder):
+def test_ten_thousand_shuffled_records_are_read_in_ten_seconds(folder):
     begin = time.perf_counter()
     drawn = order(folder, 20)
     assert time.perf_counter() - begin < 10
@@ -111,7 +111,7 @@ def test_ten_thousand_shuffled_records_are_drawn_in_ten_seconds(folder):
 
 @pytest.mark.parametrize("start_step", [0, 100, COUNT // BATCH_SIZE - 1])
 def test_the_order_is_the_same_for_any_number_of_hosts(folder, start_step):
-    """At the beginning of an epoch, within it, and over its end."""
+    """Starts at the beginning of an epoch, within it, and before its end."""
     whole = order(folder, 3, start_step)
     for hosts in (2, 4, 8):
         assert order(folder, 3, start_step, hosts) == whole

@@ -71,13 +71,15 @@ def test_tfds_agrees_in_both_directions():
     skip = {"image": tfds.decode.SkipDecoding()}
     parsed = features.deserialize_example_np(schema.serialize(a), decoders=skip)
     parsed["key"] = parsed["key"].decode()
-    assert_equal(schema.Record(**parsed), a)
-    assert_equal(schema.parse(features.serialize_example(a._asdict())), a)
+    assert_equal(schema.Record(labels=parsed.pop("attributes"), **parsed), a)
+    example = a._asdict()
+    example["attributes"] = example.pop("labels")
+    assert_equal(schema.parse(features.serialize_example(example)), a)
 
 
 @given(st.binary(max_size=200))
 @settings(deadline=None, max_examples=100)
-def test_other_bytes_are_no_record(data):
+def test_other_bytes_are_not_a_record(data):
     with pytest.raises(ValueError, match="not a record"):
         schema.parse(data)
 
@@ -107,7 +109,7 @@ def test_splits_and_attributes_load(folder):
     assert [schema.parse(data).key for data in train] == [f"{i}.jpg" for i in range(5)]
 
 
-def test_metadata_depends_on_nothing_but_the_data(folder, tmp_path_factory):
+def test_metadata_depends_only_on_the_data(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     faces = [record(f"{i}.jpg", seed=i) for i in range(6)]
     write_data_set(other, {"train": [faces[:3], faces[3:5]], "test": [faces[5:]]})

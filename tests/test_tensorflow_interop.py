@@ -1,8 +1,8 @@
-"""TensorFlow reads the same data set: `pip install tensorflow` and run this file.
+"""TensorFlow reads our data sets. Skipped unless TensorFlow is installed.
 
     FACES_DATA_DIR=DIR python -m pytest tests/test_tensorflow_interop.py
 
-reads a data set of one's own instead of a small one made here.
+reads an existing data set instead of a small one that the test creates.
 """
 
 import os
@@ -19,7 +19,7 @@ from mgmtn_jax.data.images import decode_image
 
 tensorflow = pytest.importorskip("tensorflow")
 
-# TensorFlow and its Keras warn about themselves.
+# TensorFlow and Keras warn about their own code.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
@@ -39,7 +39,7 @@ def ours(folder, split):
 
 
 def assert_equal(record, example):
-    """Compares a record of ours with TensorFlow's tensors; the image is left to the caller."""
+    """Compares all fields of a record but the image with TensorFlow's tensors."""
     assert example["key"].decode() == record.key
     assert example["landmark_source"] == record.landmark_source
     for name in ("landmarks", "face_box", "attributes"):
@@ -75,7 +75,7 @@ def test_tfds_reads_every_record(folder):
         examples = builder.as_dataset(split=split, read_config=in_order, shuffle_files=False)
         for record, example in zip(ours(folder, split), examples.as_numpy_iterator(), strict=True):
             assert_equal(record, example)
-            # TensorFlow rounds differently in the inverse transform and in enlarging the color.
+            # TensorFlow rounds differently in the inverse DCT and in chroma upsampling.
             image = decode_image(record.image)
             assert example["image"].shape == image.shape
             assert np.abs(example["image"].astype(int) - image).mean() < 2

@@ -1,4 +1,4 @@
-"""Sound TFRecord files: framing, order, and the index that is kept beside them."""
+"""Undamaged TFRecord files: framing, order, and the cached index."""
 
 import errno
 import logging
@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgmtn_jax.data import tfrecord_index
+from mgmtn_jax.data.storage import RandomAccessFile
 from mgmtn_jax.data.tfrecord import (
     CorruptRecordError,
     TFRecordSource,
@@ -40,7 +41,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def passes(monkeypatch):
-    """The files that were indexed by a pass over them."""
+    """The paths of the files that were indexed by a pass, in order."""
     done = []
 
     def build_index(file):
@@ -52,7 +53,7 @@ def passes(monkeypatch):
     return done
 
 
-def test_masked_crc_and_frame_are_the_published_ones(tmp_path):
+def test_masked_crc_and_frame_match_the_specification(tmp_path):
     # CRC-32C of nine digits is the check value of the algorithm's specification.
     crc = 0xE3069283
     assert masked_crc32c(b"123456789") == ((crc >> 15) | (crc << 17)) + 0xA282EAD8 & 0xFFFFFFFF
@@ -129,7 +130,7 @@ def test_threads_share_a_source(tmp_path, passes):
     assert len(passes) == 1
 
 
-def test_a_kept_index_saves_the_pass(path, passes):
+def test_a_cached_index_saves_the_pass(path, passes):
     for _ in range(2):
         assert list(TFRecordSource([path])) == PAYLOADS
     assert len(passes) == 1
@@ -137,7 +138,7 @@ def test_a_kept_index_saves_the_pass(path, passes):
 
 
 def damaged(data):
-    """What may stand in the place of a kept index, by what is wrong with it."""
+    """Invalid contents of an index file, each with its defect."""
     yield "empty", b""
     yield "cut", data[:-1]
     yield "longer", data + b"\0"
@@ -146,7 +147,7 @@ def damaged(data):
         yield f"byte {byte}", data[:byte] + bytes([data[byte] ^ 0x10]) + data[byte + 1 :]
 
 
-def test_a_damaged_index_is_made_anew(path, passes):
+def test_a_damaged_index_is_rebuilt(path, passes):
     TFRecordSource([path])
     kept = index_path(path)
     sound = kept.read_bytes()
@@ -160,21 +161,21 @@ def test_a_damaged_index_is_made_anew(path, passes):
 
 def test_the_index_of_another_file_is_not_used(path, passes):
     TFRecordSource([path])
-    # As long as before, and only its time tells.
+    # The size is unchanged; only the time differs.
     write_tfrecord(path, PAYLOADS[::-1])
     os.utime(path, ns=(0, 0))
     assert list(TFRecordSource([path])) == PAYLOADS[::-1]
-    # As old as before, and only its size tells.
+    # The time is unchanged; only the size differs.
     write_tfrecord(path, PAYLOADS[:3])
     os.utime(path, ns=(0, 0))
     assert list(TFRecordSource([path])) == PAYLOADS[:3]
     assert len(passes) == 3
 
 
-def test_a_record_that_moved_unseen_is_not_taken_for_another(path):
+def test_moved_records_are_not_mistaken_for_each_other(path):
     TFRecordSource([path])
     times = path.stat().st_mtime_ns
-    write_tfrecord(path, [PAYLOADS[i] for i in (2, 1, 0, 3, 4)])  # Neither size nor time tell.
+    write_tfrecord(path, [PAYLOADS[i] for i in (2, 1, 0, 3, 4)])  # Size and time are unchanged.
     os.utime(path, ns=(times, times))
     source = TFRecordSource([path])
     for i, reason in enumerate(("not as long as indexed", "length does not", "length does not")):
@@ -184,8 +185,8 @@ def test_a_record_that_moved_unseen_is_not_taken_for_another(path):
 
 
 @pytest.mark.parametrize("obstacle", ["folder of that name", "full disk"])
-def test_where_no_index_can_be_kept_there_is_none(path, caplog, passes, monkeypatch, obstacle):
-    monkeypatch.setattr("absl.logging._log_counter_per_token", {})  # Nothing was logged before.
+def test_records_are_read_without_a_writable_cache(path, caplog, passes, monkeypatch, obstacle):
+    monkeypatch.setattr("absl.logging._log_counter_per_token", {})  # Nothing was logged yet.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if obstacle == "full disk":
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
@@ -199,14 +200,14 @@ def test_where_no_index_can_be_kept_there_is_none(path, caplog, passes, monkeypa
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(passes) == 3
     assert not any(".partial" in name for name in os.listdir(path.parent))
-    (message,) = [m for m in caplog.messages if "no index is kept" in m]
+    (message,) = [m for m in caplog.messages if "could not cache the index" in m]
     assert str(path) in message
 
 
 def test_two_processes_index_the_same_file_at_once(tmp_path):
     payloads = [b"x" * (i % 50) for i in range(20_000)]
     write_tfrecord(tmp_path / "f", payloads)
-    # They meet by waiting for each other's file.
+    # Each waits for the other's file, so that they start together.
     program = """
 import pathlib, sys
 from mgmtn_jax.data.tfrecord import TFRecordSource
@@ -227,8 +228,11 @@ assert all(source[i] == b"x" * (i % 50) for i in range(0, 20_000, 7))
 
 
 def test_a_corrupt_record_error_crosses_processes():
-    error = pickle.loads(pickle.dumps(CorruptRecordError("f", 3, 40, "bad")))
-    assert str(error) == "f: record 3 at byte 40: bad"
+    for error in (
+        CorruptRecordError("f", 3, 40, "bad"),
+        CorruptRecordError(path="f", record=3, offset=40, reason="bad"),
+    ):
+        assert str(pickle.loads(pickle.dumps(error))) == "f: record 3 at byte 40: bad"
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
@@ -243,10 +247,22 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert (tmp_path / "f").read_bytes() == b"older"
 
 
-def test_indexing_is_one_light_pass(tmp_path):
+def test_indexing_is_one_fast_pass(tmp_path):
     write_tfrecord(tmp_path / "f", [b"x" * 1000] * 4000)
     begin = time.thread_time()
     offsets = index_tfrecord(tmp_path / "f")
     # CPU time, about 0.01 s: other programs may be running.
     assert time.thread_time() - begin < 0.5
     assert offsets.tolist() == list(range(0, 4001 * 1016, 1016))
+
+
+def test_remote_files_are_indexed_block_by_block(tmp_path):
+    write_tfrecord(tmp_path / "f", [b"x" * (i % 30) for i in range(100)])
+    file = RandomAccessFile(tmp_path / "f")
+    expected = tfrecord_index.build_index(file).offsets.tolist()
+    file.block, read, reads = 300, file.read, []
+    file.read = lambda size, begin: reads.append((size, begin)) or read(size, begin)
+    assert tfrecord_index.build_index(file).offsets.tolist() == expected
+    assert {size for size, _ in reads} == {300}
+    # The next block begins at a header, so that up to a record and a header of one are unused.
+    assert len(reads) <= file.size / (300 - 29 - FRAME_BYTES) + 1

@@ -1,13 +1,13 @@
-"""From landmarks to a square crop: alignment, mirror and resize as one affine matrix.
+"""Alignment of a face to a square crop: rotation, mirroring and resizing as one affine matrix.
 
-Everything that moves a pixel is one (2, 3) matrix from source pixels to crop pixels. The image goes
-through one `warp`, the landmarks through one `transform_points`, so points and pixels cannot drift
-apart and no pixel is resampled twice.
+All movements compose to one (2, 3) matrix from source pixels to crop pixels. `warp` applies it to
+the image and `transform_points` to the landmarks, so that both stay together and no pixel is
+resampled twice.
 
 Coordinates are pixel indices, x then y: (0, 0) is the *center* of the first pixel, as in OpenCV
-and dlib. An image of width W spans [-0.5, W - 0.5], so a fraction f of it is at f * W - 0.5 and a
-change of size by s maps x to s * (x + 0.5) - 0.5. Leaving the halves out would shift every crop by
-up to half a pixel, differently at each size.
+and dlib. An image of width W spans [-0.5, W - 0.5], so the fraction f of it lies at f * W - 0.5,
+and resizing by s maps x to s * (x + 0.5) - 0.5. Without the halves, every crop would be shifted by
+up to half a pixel, by an amount that depends on its size.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jaxtyping import Float, Int, UInt8
 EYE_HEIGHT = 0.42
 EYE_DISTANCE = 0.25
 MOUTH_HEIGHT = 0.695
-"""Where eyes and mouth land, as fractions of the crop's side.
+"""Canonical position of eyes and mouth, as fractions of the crop's side (ours).
 
-On detected faces of CelebA and LFW the mouth corners lie 1.1 eye distances under the eyes (median;
-hence 0.42 + 1.1 * 0.25). The side is then 4 eye distances: 1.7 of them above the eyes hold the
-hair, 1.2 beside each eye hold ears and long hair, 1.2 under the mouth hold chin and neck.
+On detected faces of CelebA and LFW, the mouth corners lie 1.1 eye distances below the eyes (median;
+hence 0.42 + 1.1 * 0.25). The side is 4 eye distances: 1.7 above the eyes for the hair, 1.2 beside
+each eye for ears and long hair, and 1.2 below the mouth for chin and neck.
 """
 
 CANONICAL: tuple[tuple[float, float], ...] = (
@@ -33,7 +33,7 @@ CANONICAL: tuple[tuple[float, float], ...] = (
     (0.5 + EYE_DISTANCE / 2, EYE_HEIGHT),
     (0.5, MOUTH_HEIGHT),
 )
-"""The eye on the image's left, the eye on its right, the middle of the mouth corners; fractions."""
+"""Canonical x, y of the left eye and the right eye (in the image) and of the mouth; fractions."""
 
 
 def _mirrored_indices() -> Int[np.ndarray, "68"]:
@@ -60,42 +60,42 @@ def _anchor_weights() -> Float[np.ndarray, "3 68"]:
     return weights
 
 
-# Bytes of an image that is taken whole: cutting out what a crop touches takes longer than giving
-# all of it a fourth channel. Larger ones are cut, also because OpenCV warps no side over 32,767.
+# Images up to this many bytes are warped whole: cropping them to the touched part takes longer than
+# adding a fourth channel to all of it. Larger ones are cropped, which also keeps their sides under
+# OpenCV's limit of 32,767.
 _SMALL = 1 << 19
 
-# Times the landmarks: the two eye centers and the middle of the mouth corners.
+# Multiplied by the landmarks, gives the two eye centers and the midpoint of the mouth corners.
 _ANCHORS = _anchor_weights()
 
 
 def align(landmarks: Float[np.ndarray, "*n 68 2"], size: int) -> Float[np.ndarray, "*n 2 3"]:
-    """The similarity (rotation, one scale, translation) that brings a face to the canonical crop.
+    """The similarity (rotation, uniform scale, translation) from a face to the canonical crop.
 
-    Least squares over eye centers and the middle of the mouth corners (Umeyama 1991; in the plane,
-    with mirror images ruled out, it is one complex division). Three points and not two because the
-    eyes of a profile coincide: then the distance from eyes to mouth alone sets the scale, and the
-    face is drawn no larger than that distance asks for.
+    A least-squares fit of the eye centers and the midpoint of the mouth corners (Umeyama 1991; in
+    the plane and without reflections, it is one complex division). The mouth is included because
+    the eyes coincide in profile, where the distance from eyes to mouth alone determines the scale.
 
     Args:
-      landmarks: iBUG points in source pixels, of one face or of many.
-      size: side of the crop in pixels.
+      landmarks: iBUG points of one or more faces, in source pixels.
+      size: Side of the crop in pixels.
 
     Returns:
-      The matrix from source pixels to crop pixels. Points that all coincide have no scale; they are
-      brought to the crop's canonical center unscaled and unrotated.
+      The matrix from source pixels to crop pixels. If all points coincide, they have no scale and
+      are translated to the canonical center without scaling or rotation.
 
     Raises:
-      ValueError: if a point that is used is not finite.
+      ValueError: A point that the fit uses is not finite.
 
     Examples:
-        The same face twice as large has a matrix of half the scale.
+        A face of twice the size has a matrix of half the scale.
 
         >>> face = np.random.default_rng(0).uniform(0, 100, (68, 2))
         >>> larger = align(2 * face, 112)
         >>> np.allclose(larger[:, :2], align(face, 112)[:, :2] / 2)
         True
     """
-    # Points as complex numbers: a similarity is z -> turn * z + offset.
+    # With points as complex numbers, a similarity is z -> turn * z + offset.
     source = (_ANCHORS @ landmarks).view(np.complex128)[..., 0]
     if not np.isfinite(source).all():
         raise ValueError("landmarks are not finite")
@@ -103,7 +103,7 @@ def align(landmarks: Float[np.ndarray, "*n 68 2"], size: int) -> Float[np.ndarra
     middle, target_middle = source.sum(-1) / 3, target.sum() / 3
     spokes, target_spokes = source - middle[..., None], target - target_middle
     spread = (np.abs(spokes) ** 2).sum(-1)
-    has_size = spread > 1e-4  # A spread under a hundredth of a pixel is rounding, not a face.
+    has_size = spread > 1e-4  # A spread below a hundredth of a pixel is rounding error.
     turn = np.where(
         has_size, spokes.conj() @ target_spokes / np.where(has_size, spread, 1.0), 1.0 + 0.0j
     )
@@ -115,21 +115,21 @@ def align(landmarks: Float[np.ndarray, "*n 68 2"], size: int) -> Float[np.ndarra
 def compose(
     after: Float[np.ndarray, "*n 2 3"], before: Float[np.ndarray, "*n 2 3"]
 ) -> Float[np.ndarray, "*n 2 3"]:
-    """One matrix that applies `before`, then `after`."""
+    """The matrix that applies `before`, then `after`."""
     matrix = after[..., :2] @ before
     matrix[..., 2] += after[..., 2]
     return matrix
 
 
 def mirror(size: int) -> Float[np.ndarray, "2 3"]:
-    """The reflection of a crop about its vertical middle. Landmarks also need `FLIP_INDEX`."""
+    """The horizontal flip of a crop. Flipped landmarks must also be reordered by `FLIP_INDEX`."""
     return np.array([[-1.0, 0.0, size - 1.0], [0.0, 1.0, 0.0]])
 
 
 def transform_points(
     points: Float[np.ndarray, "*n points 2"], matrix: Float[np.ndarray, "*n 2 3"]
 ) -> Float[np.ndarray, "*n points 2"]:
-    """Where the points are in the warped image."""
+    """Maps points of the source image to the warped image."""
     return points @ matrix[..., :2].mT + matrix[..., None, :, 2]
 
 
@@ -141,19 +141,19 @@ def warp(
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Resamples an image into a square crop.
 
-    Bilinear. Where the crop shrinks the image to less than half, the part under the crop is first
-    averaged down by the power of two that leaves less than half to do: a bilinear sample sees two
-    pixels a side, and the pixels between would be skipped (aliasing).
+    Sampling is bilinear. A bilinear sample sees two pixels a side, so a crop that shrinks the image
+    to less than half would skip pixels (aliasing). The image is then first averaged down by a power
+    of two that leaves a factor of less than two to the warp.
 
-    Outside the image the nearest edge pixel continues. Black would draw a hard edge that betrays
-    pose and crop and looks like black hair to a network; reflection would grow a second ear or a
-    second pair of eyes, which no mask covers. A continued edge invents no feature.
+    Outside the image, the nearest edge pixel is repeated. Black would add a hard edge that gives
+    away pose and crop, and that resembles black hair; reflection would add a second ear or pair of
+    eyes outside all masks.
 
     Args:
-      image: RGB.
-      matrix: from source pixels to crop pixels; must be invertible.
-      size: side of the crop in pixels.
-      out: where the crop is written, a contiguous array; a new one by default.
+      image: The RGB image.
+      matrix: Matrix from source pixels to crop pixels; must be invertible.
+      size: Side of the crop in pixels.
+      out: Contiguous array for the crop; None allocates one.
     """
     (a, b, x), (c, d, y) = matrix.tolist()
     factor = shrink_factor(math.sqrt(abs(a * d - b * c)))
@@ -161,7 +161,7 @@ def warp(
         box = touched(matrix, size, factor, image)
         left, top = box[1].start, box[0].start
         image, step_x, step_y = average(image[box], factor)
-        # Averaged pixel u is at step_x * u + (step_x - 1) / 2 of the box.
+        # Averaged pixel u lies at step_x * u + (step_x - 1) / 2 in the box.
         left, top = left + (step_x - 1) / 2, top + (step_y - 1) / 2
         matrix = np.array(
             [
@@ -169,8 +169,8 @@ def warp(
                 [c * step_x, d * step_y, c * left + d * top + y],
             ]
         )
-    # OpenCV 5 warps four channels in half the time of three, to the same pixels; adding a fourth
-    # and dropping it costs a fifth of what that saves.
+    # OpenCV 5 warps four channels in half the time of three, with equal pixels. Adding and removing
+    # the fourth costs a fifth of the time saved.
     warped = cv2.warpAffine(
         cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
         matrix,
@@ -182,19 +182,18 @@ def warp(
 
 
 def shrink_factor(scale: float) -> int:
-    """The largest power of two by which an image is averaged down before it is warped to `scale`
-    times its size."""
+    """The power of two by which an image is averaged down before a warp that resizes by `scale`."""
     return 2 ** max(0, math.floor(-math.log2(scale)))
 
 
 def average(
     image: UInt8[np.ndarray, "height width 3"], factor: int
 ) -> tuple[UInt8[np.ndarray, "rows columns 3"], int, int]:
-    """The mean of every whole cell of `factor` times `factor` pixels.
+    """Averages an image over cells of `factor` times `factor` pixels. Incomplete cells are dropped.
 
     Returns:
-      The smaller image, and the width and the height of a cell: `factor`, or less where the image
-      itself is smaller.
+      The smaller image, and the width and height of a cell: `factor`, or the image's side if that
+      is smaller.
     """
     if factor == 1:
         return image, 1, 1
@@ -214,16 +213,15 @@ def touched(
 ) -> tuple[slice, slice]:
     """The rows and columns of an image that a crop can touch.
 
-    Both begin at a multiple of `factor` pixels from the image's first, whatever the crop, so that
-    averaged cells lie where they lie in every other crop of the image. There is at least one pixel:
-    a crop beside the image is filled with its edge.
+    Both slices start at a multiple of `factor`, so that all crops of an image share the same grid
+    of averaged cells. They hold at least one pixel: a crop beside the image repeats its edge.
 
     Args:
-      matrix: from source pixels to crop pixels.
-      size: side of the crop in pixels.
-      factor: side of an averaged cell.
-      image: the image.
-      reach: how far from its center the crop reaches on either axis, in sides.
+      matrix: Matrix from source pixels to crop pixels.
+      size: Side of the crop in pixels.
+      factor: Side of an averaged cell in pixels.
+      image: The image.
+      reach: Distance from the crop's center that the crop reaches on either axis, in sides.
     """
     (a, b, x), (c, d, y) = matrix.tolist()
     determinant = a * d - b * c
@@ -237,7 +235,7 @@ def touched(
 
 
 def _cells(middle: float, half: float, factor: int, length: int) -> slice:
-    # Two averaged pixels of margin: more than a bilinear sample reaches.
+    # The margin of two averaged pixels is larger than the reach of a bilinear sample.
     first = min(max(math.floor(middle - half) - 2 * factor, 0), length - 1) // factor * factor
     stop = -(-(math.ceil(middle + half) + 2 * factor) // factor) * factor
     return slice(first, min(max(stop, first + factor), length))

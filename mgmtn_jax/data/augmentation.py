@@ -1,6 +1,6 @@
-"""How training examples are moved and altered: functions of random numbers that the caller draws.
+"""Augmentation of training examples, as functions of random numbers that the caller draws.
 
-Movements are matrices, to be composed with `alignment.align` before the one warp.
+Movements are matrices that are composed with that of `alignment.align` before the one warp.
 """
 
 from __future__ import annotations
@@ -15,48 +15,63 @@ from jaxtyping import Bool, Float, UInt8
 from mgmtn_jax.data import alignment
 
 NUM_MOVEMENT, NUM_COLOR = 5, 11
-"""How many random numbers `movements` and `alter_colors` take for an example."""
+"""Number of random numbers that `movements` and `alter_colors` consume per example."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How far training examples are moved and altered. Zeros (and `flip=False`) turn a part off."""
+    """Ranges of the augmentation. Zero (and `flip=False`) turns a part off."""
 
-    rotation: float = 8.0  # degrees either way; what alignment by noisy landmarks leaves over
-    scale: float = 0.10  # size times 1 / (1 + scale) .. 1 + scale, uniform in its logarithm
-    shift: float = 0.05  # fraction of the side, either way, in x and in y
-    flip: bool = True  # mirror half of the examples; no attribute of CelebA has a side
-    # Off by default: hair color, pale skin and rosy cheeks are labels that these blur, and each
-    # costs host time. They pay on small data sets and on foreign cameras.
-    brightness: float = 0.0  # light times 1 - brightness .. 1 + brightness
+    rotation: float = 8.0  # +- degrees; about the error of alignment by noisy landmarks
+    scale: float = 0.10  # size times 1 / (1 + scale) .. 1 + scale, log-uniform
+    shift: float = 0.05  # +- fraction of the side, in x and in y
+    flip: bool = True  # mirrors half of the examples; no CelebA attribute depends on the side
+    # Off by default: they blur labels such as hair color, pale skin and rosy cheeks, and cost host
+    # time. They help on small data sets and with images of unfamiliar cameras.
+    brightness: float = 0.0  # intensity times 1 - brightness .. 1 + brightness
     contrast: float = 0.0  # distance from mid-gray times 1 - contrast .. 1 + contrast
-    saturation: float = 0.0  # distance from the pixel's own gray times 1 - .. 1 + saturation
-    erase: float = 0.0  # probability that one rectangle of 2 to 20 % of the crop is painted over
+    saturation: float = 0.0  # distance from the pixel's gray times 1 - .. 1 + saturation
+    erase: float = 0.0  # probability that a rectangle of 2 to 20 % of the crop is painted over
 
     @property
     def alters_colors(self) -> bool:
-        """Whether `alter_colors` has anything to do."""
+        """True if `alter_colors` has an effect."""
         return any((self.brightness, self.contrast, self.saturation, self.erase))
 
 
 NO_AUGMENTATION = Augmentation(rotation=0.0, scale=0.0, shift=0.0, flip=False)
 
 
+def random_numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count numbers"]:
+    """The random numbers of `count` consecutive examples of a stream, starting at number `first`.
+
+    One Philox sequence holds 16 numbers for each example, and its counter jumps to any of them.
+
+    Returns:
+      Numbers in [0, 1): the first `NUM_MOVEMENT` of a row for `movements`, the rest for
+      `alter_colors`.
+    """
+    width = NUM_MOVEMENT + NUM_COLOR
+    # Each increment of the counter yields four numbers, which divide the 16 of an example.
+    philox = np.random.Philox(key=seed, counter=first * width // 4)
+    return np.random.Generator(philox).random((count, width))
+
+
 def movements(
     numbers: Float[np.ndarray, "n 5"], augmentation: Augmentation, size: int
 ) -> tuple[Float[np.ndarray, "n 2 3"], Bool[np.ndarray, " n"]]:
-    """How the crops of n examples are moved.
+    """The movements of the crops of n examples.
 
-    Every number has its own use, so that turning one part off leaves the others as they were.
+    Each number has one use, so that turning one part off does not change the others.
 
     Args:
-      numbers: uniform in [0, 1): rotation, scale, shift in x and y, flip.
-      augmentation: the ranges.
-      size: side of the crop in pixels.
+      numbers: Uniform in [0, 1): rotation, scale, shift in x and y, flip.
+      augmentation: The ranges.
+      size: Side of the crop in pixels.
 
     Returns:
-      Matrices from crop pixels to crop pixels (rotation and scale about the center, shift, then the
-      reflection), and which of them mirror, in which case landmarks are reordered by `FLIP_INDEX`.
+      Matrices from crop pixels to crop pixels (rotation and scaling about the center, shift, flip),
+      and a flag for each that flips, whose landmarks must be reordered by `FLIP_INDEX`.
     """
     rotation, scale, shift_x, shift_y = 2.0 * numbers[:, :4].T - 1.0
     angle = math.radians(augmentation.rotation) * rotation
@@ -74,7 +89,7 @@ def movements(
 
 
 def reach(augmentation: Augmentation) -> float:
-    """How far from the center of the unmoved crop a moved one may reach, in x or y; sides."""
+    """Largest distance in x or y from a crop's center to a pixel of the moved crop, in sides."""
     turned = math.radians(min(augmentation.rotation, 45.0))
     half_side = (0.5 + augmentation.shift) * (1.0 + augmentation.scale)
     return half_side * (math.cos(turned) + math.sin(turned))
@@ -85,13 +100,13 @@ def alter_colors(
     numbers: Float[np.ndarray, "11"],
     augmentation: Augmentation,
 ) -> None:
-    """Brightness, contrast and saturation as one color matrix, then the erased rectangle; in place.
+    """Changes brightness, contrast and saturation by one color matrix, then erases a rectangle.
 
     Args:
-      image: an RGB crop.
-      numbers: uniform in [0, 1): three for the colors, then whether to erase, the rectangle's area,
-        aspect, place in y and x, and its color.
-      augmentation: the ranges.
+      image: An RGB crop, changed in place.
+      numbers: Uniform in [0, 1): brightness, contrast, saturation, the draw against `erase`, and
+        the rectangle's area, aspect ratio, position in y and x, and three color channels.
+      augmentation: The ranges.
     """
     ranges = augmentation.brightness, augmentation.contrast, augmentation.saturation
     if any(ranges):
@@ -102,7 +117,8 @@ def alter_colors(
         matrix[:, 3] = 127.5 * (1.0 - contrast)
         cv2.transform(image, matrix, dst=image)
     if numbers[3] < augmentation.erase:
-        # Zhong et al. 2020, with smaller rectangles (there up to 40 %) and one random color.
+        # Random erasing (Zhong et al. 2020), with smaller rectangles (theirs: up to 40 %) of one
+        # random color.
         area, shape, v, u = numbers[4:8]
         height, width = image.shape[:2]
         area, aspect = (0.02 + 0.18 * area) * height * width, 3.0 ** (2.0 * shape - 1.0)

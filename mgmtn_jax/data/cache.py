@@ -1,8 +1,8 @@
-"""Decode once: pixels kept in memory or on disk, so that every further epoch only warps.
+"""Cache of decoded images, in memory or on disk: after the first epoch, faces are only warped.
 
-What is kept is a part of the source image, not of a crop: the pixels that any augmented crop can
-touch, averaged down as far as every one of them would be. A crop is therefore still resampled once,
-and comes out as without the cache.
+The cache holds part of the source image, not a crop: the pixels that any augmented crop can touch,
+averaged down by the factor that all of these crops share. A crop is therefore still resampled once,
+and equals the crop without the cache to one gray level.
 """
 
 from __future__ import annotations
@@ -25,24 +25,30 @@ from mgmtn_jax.data.faces import FaceSource, Image, StoredFace
 
 Storage = Literal["none", "ram", "disk"]
 
-_SAMPLES = 64
-_DISK_FULL = "the disk under $TMPDIR has no room for the decoded faces: take data.cache=none"
+_SAMPLES = 64  # faces decoded to estimate the size of the cache
+_DISK_FULL = "the disk of $TMPDIR has no room for the decoded faces: set data.cache=none"
 
 
 def cached(
-    faces: FaceSource, storage: Storage, augmentation: Augmentation, size: int
+    faces: FaceSource,
+    storage: Storage,
+    augmentation: Augmentation,
+    size: int,
+    local_process_count: int = 1,
 ) -> FaceSource:
-    """The same faces, each decoded the first time it is asked for.
+    """Wraps a face source so that each face is decoded only at its first access.
 
     Args:
-      faces: what to read from.
-      storage: `ram`; `disk` for a nameless file in $TMPDIR that is gone when the process ends;
-        `none` to decode at every access.
-      augmentation: decides how much of an image a crop can touch.
-      size: side of the crops in pixels.
+      faces: The source to cache.
+      storage: `ram`; `disk` for an unnamed file in $TMPDIR that disappears with the process; `none`
+        to decode at every access.
+      augmentation: The augmentation, which determines the pixels that a crop can touch.
+      size: Side of the crops in pixels.
+      local_process_count: Number of processes of this host that create such a cache. Each of them
+        ends up with the whole split, because each epoch deals the records out anew.
 
     Raises:
-      ValueError: if `storage` is none of the three, or has no room for the faces.
+      ValueError: `storage` is unknown, or too small for the caches of all local processes.
     """
     if storage == "none":
         return faces
@@ -56,23 +62,26 @@ def cached(
     chosen = range(0, len(faces), max(1, len(faces) // _SAMPLES))
     sizes = [margin.cut(*faces.decode(faces[index]))[1].nbytes for index in chosen]
     needed = sum(sizes) / len(sizes) * len(faces)
-    told = (
-        f"data.cache={storage}: {len(faces)} decoded faces take about {needed / 1e9:.2f} GB, and "
-        f"{free / 1e9:.2f} GB of {place} are free"
+    owners = f" in each of {local_process_count} processes" if local_process_count > 1 else ""
+    sizes_text = (
+        f"data.cache={storage}: {len(faces)} decoded faces take about {needed / 1e9:.2f} GB"
+        f"{owners}, and {free / 1e9:.2f} GB of {place} are free"
     )
-    if needed > free:
-        raise ValueError(told)
-    logging.info(told)
+    if needed * local_process_count > free:
+        others = "'disk' or 'none'" if storage == "ram" else "'none'"
+        raise ValueError(f"{sizes_text}: set data.cache to {others}")
+    logging.info(sizes_text)
     return CachedFaces(faces, margin, _Memory() if storage == "ram" else _File())
 
 
 class Margin(NamedTuple):
-    """The part of an image that any crop of a face can touch.
+    """The part of an image that any augmented crop of a face can touch.
 
     Attributes:
-      size: side of the crops in pixels.
-      reach: see `augmentation.reach`.
-      zoom: by how much an augmented crop may be larger or smaller than the unmoved one.
+      size: Side of the crops in pixels.
+      reach: Distance from the crop's center that an augmented crop can reach, in sides; see
+        `augmentation.reach`.
+      zoom: Largest factor by which augmentation enlarges or shrinks a crop.
     """
 
     size: int
@@ -84,7 +93,7 @@ class Margin(NamedTuple):
         return cls(size, reach(augmentation), 1.0 + augmentation.scale)
 
     def cut(self, face: StoredFace, image: Image) -> tuple[StoredFace, Image]:
-        """No more of an image than is needed, averaged down as far as any crop is."""
+        """Cuts the touched part out of an image and averages it down by the common factor."""
         matrix = alignment.align(face.landmarks, self.size)
         scale = math.hypot(*matrix[:, 0])
         factor = alignment.shrink_factor(scale * self.zoom)
@@ -97,7 +106,7 @@ class Margin(NamedTuple):
 
 
 class CachedFaces:
-    """Faces that are read from a source once and kept. Safe to read from many threads."""
+    """Faces that are read from a source once and then kept. Thread-safe."""
 
     def __init__(self, faces: FaceSource, margin: Margin, store: _Store) -> None:
         self._faces, self._margin, self._store = faces, margin, store
@@ -109,7 +118,7 @@ class CachedFaces:
     def __getitem__(self, index: int) -> StoredFace:
         kept = self._kept[index]
         if kept is None:
-            # Two threads may both come here. Both read the same face, and the later one's is kept.
+            # Two threads may race here. Both read the same face, and the later result is kept.
             face, image = self._margin.cut(*self._faces.decode(self._faces[index]))
             kept = self._kept[index] = face._replace(stored=self._store.put(image))
         return kept
@@ -120,7 +129,7 @@ class CachedFaces:
 
 class _Store(Protocol):
     def put(self, image: Image) -> Any:
-        """Keeps an image; returns what `get` finds it by."""
+        """Stores an image and returns the handle that `get` takes."""
 
     def get(self, handle: Any) -> Image: ...
 
@@ -134,7 +143,7 @@ class _Memory:
 
 
 class _File:
-    """Images one behind the other in a file that has no name, so that no kill leaves it behind."""
+    """Images back to back in an unlinked file, which the system frees even after a SIGKILL."""
 
     def __init__(self) -> None:
         self._file, path = tempfile.mkstemp(prefix="decoded-faces-")
@@ -149,7 +158,7 @@ class _File:
             written = os.pwrite(self._file, image.data, offset)
         except OSError as error:
             raise OSError(f"{_DISK_FULL} ({error.strerror})") from error
-        if written != image.nbytes:  # The last write that finds some room is cut short.
+        if written != image.nbytes:  # A write that only partly fits is cut short without an error.
             raise OSError(_DISK_FULL)
         return offset, image.shape
 

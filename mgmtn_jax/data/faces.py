@@ -1,4 +1,4 @@
-"""The faces of a split: their records, and on demand their pixels."""
+"""The faces of a split by position: records first, pixels on demand."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Image = UInt8[np.ndarray, "height width 3"]
 
 
 class StoredFace(NamedTuple):
-    """A record without its pixels.
+    """A face whose image is not decoded yet.
 
     Attributes:
-      position: the record's place in the split.
-      landmarks: pixels of the image that `FaceSource.decode` makes, x then y.
-      landmarks_valid: False where no face was detected and the landmarks are a guess.
-      labels: 1 yes, 0 no, -1 unknown.
-      stored: what `FaceSource.decode` makes the image from.
+      position: Position of the record in the split.
+      landmarks: 68 points in pixels of the image that `FaceSource.decode` returns, x then y.
+      landmarks_valid: False where no face was detected and the landmarks are a fixed guess.
+      labels: 1 positive, 0 negative, -1 unknown.
+      stored: Handle from which `FaceSource.decode` produces the image.
     """
 
     position: int
@@ -35,10 +35,10 @@ class StoredFace(NamedTuple):
 
 
 class FaceSource(Protocol):
-    """The faces of a split by position; safe to read from many threads.
+    """Thread-safe random access to the faces of a split.
 
-    Records and pixels are fetched apart, so that a batch can have its geometry computed at once and
-    its images, which may be large photographs, decoded one after the other.
+    Records and pixels are fetched separately: the geometry of a batch is computed at once, and its
+    images, which may be large photographs, are decoded one at a time.
     """
 
     def __len__(self) -> int: ...
@@ -46,17 +46,20 @@ class FaceSource(Protocol):
     def __getitem__(self, index: int) -> StoredFace: ...
 
     def decode(self, face: StoredFace) -> tuple[StoredFace, Image]:
-        """A face with its pixels: another face if this one's turn out to be damaged."""
+        """Returns a face and its RGB image; another face if this one's image is damaged."""
 
 
 class Faces:
-    """The faces of a data set's split, decoded at every access.
+    """The faces of a split, decoded at every access.
 
     Args:
-      source: payloads of the split.
-      name: names the split in messages.
-      on_corrupt: `raise` ends at the first damaged record; `skip` puts an intact record in its
-        place, so that the number and order of all others stay what they were.
+      source: The serialized records of the split.
+      name: Name of the split in messages.
+      on_corrupt: `raise` fails at the first damaged record; `skip` replaces it by an intact record,
+        which keeps the number and order of all others.
+
+    Attributes:
+      corrupt: Positions of the damaged records found so far.
     """
 
     def __init__(self, source: TFRecordSource, name: str, on_corrupt: schema.OnCorrupt) -> None:
@@ -64,9 +67,9 @@ class Faces:
             raise ValueError(f"{name} has no records")
         self.corrupt: set[int] = set()
         self._source, self._name, self._on_corrupt = source, name, on_corrupt
-        # From a damaged record to the one that stands in for it: a step that is spread over the
-        # split, because the records behind the damage of a shard are damaged too, and that meets
-        # every record before it comes back.
+        # The distance from a damaged record to its replacement. It is large, because damage to a
+        # shard affects all records behind it, and coprime to the count, so that repeated steps
+        # reach every record.
         count = len(source)
         self._step = next(n for n in range(5 * count // 8, 2 * count) if math.gcd(n, count) == 1)
 
@@ -94,7 +97,7 @@ class Faces:
         payload = self._source[index]
         try:
             record = schema.parse(payload)
-        except ValueError as error:  # The checksum is right, so it was written like this.
+        except ValueError as error:  # The checksum matches, so it was written this way.
             raise ValueError(f"{self._name}: record {index}: {error}") from error
         return StoredFace(
             index,
@@ -105,10 +108,10 @@ class Faces:
         )
 
     def _skip(self, index: int, error: ValueError) -> int:
-        """Counts a damaged record and names the one that stands in, or raises the error."""
+        """Counts a damaged record and returns the position of its replacement, or raises."""
         if self._on_corrupt == "raise":
             raise error
-        if index not in self.corrupt:  # Once a record, not once an epoch.
+        if index not in self.corrupt:  # Count each record once, not once per epoch.
             self.corrupt.add(index)
             logging.warning("skipped a damaged record, %d so far: %s", len(self.corrupt), error)
         return (index + self._step) % len(self)

@@ -1,5 +1,5 @@
-"""Compressed images to pixels. Detection and training both decode here and nowhere else, so that a
-landmark always means the same pixel to both."""
+"""Decoding of compressed images. Landmark detection and training share this decoder, so that a
+landmark refers to the same pixel in both."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 50_000_000
-"""Larger images are refused before any memory is taken for their pixels."""
+"""Limit on an image's size, checked before memory is allocated for its pixels."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_SIGNATURE = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
-# Start-of-frame markers of every JPEG process: 0xC0..0xCF but for DHT, JPG and DAC.
+# Start-of-frame markers of every JPEG process: 0xC0..0xCF without DHT, JPG and DAC.
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# What Pillow raises on damaged files.
+# The exceptions that Pillow raises on damaged files.
 _PILLOW_ERRORS = (
     OSError,
     SyntaxError,
@@ -37,21 +37,21 @@ _PILLOW_ERRORS = (
 
 
 class ImageError(ValueError):
-    """The bytes are no JPEG or PNG image, are damaged or cut short, or hold too many pixels."""
+    """Bytes that are no JPEG or PNG image, are damaged or truncated, or hold too many pixels."""
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "height width 3"]:
     """Decodes a JPEG or PNG image of any kind to upright RGB.
 
-    Grey, palette and CMYK images become RGB, 16-bit samples keep their upper eight bits,
-    transparent pixels are laid on white, and the EXIF orientation is carried out.
+    Grayscale, palette and CMYK images are converted to RGB, 16-bit samples keep their upper eight
+    bits, transparent pixels are composited on white, and the EXIF orientation is applied.
 
     Args:
-      data: the compressed image; its file name does not matter.
-      max_pixels: refuse images of more pixels than this.
+      data: The compressed image.
+      max_pixels: Largest number of pixels allowed.
 
     Raises:
-      ImageError: if there is no whole image in `data`, or it is larger than `max_pixels`.
+      ImageError: `data` is not one complete image, or it has more than `max_pixels` pixels.
     """
     if data.startswith(_JPEG_SIGNATURE):
         height, width, samples = _jpeg_frame(data)
@@ -60,12 +60,12 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray,
     else:
         raise ImageError("neither a JPEG nor a PNG image" if data else "an empty file")
     if height == 0 or width == 0:
-        raise ImageError(f"the image says it is {width}x{height} pixels large")
+        raise ImageError(f"the image header gives a size of {width}x{height} pixels")
     if height * width > max_pixels:
         raise ImageError(f"{width}x{height} pixels are more than the {max_pixels} allowed")
-    # OpenCV is a third faster than Pillow on an ordinary JPEG and carries out the EXIF orientation
-    # by itself, but fills in what a truncated file lacks without a word. It gets the files that
-    # have their end marker where it belongs.
+    # OpenCV is a third faster than Pillow on an ordinary JPEG and applies the EXIF orientation, but
+    # silently fills in the missing part of a truncated file. It only gets files that end with the
+    # end marker.
     if samples in (1, 3) and data.endswith(_JPEG_END):
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -80,7 +80,7 @@ def _decode_with_pillow(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as file:
             image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip.
+            if image.mode.startswith("I"):  # 16-bit grayscale, which convert("RGB") would clip.
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
@@ -92,7 +92,7 @@ def _decode_with_pillow(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
-    """Height, width and number of samples a pixel from a JPEG's start-of-frame segment."""
+    """Height, width and samples per pixel, from a JPEG's start-of-frame segment."""
     position = 2
     while position + 4 <= len(data):
         if data[position] != 0xFF:
@@ -113,7 +113,7 @@ def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
-    """Height and width from a PNG's header chunk."""
+    """Height and width, from a PNG's header chunk."""
     if len(data) < 24 or data[12:16] != b"IHDR":
         raise ImageError("a PNG image without a header")
     width, height = struct.unpack_from(">II", data, 16)

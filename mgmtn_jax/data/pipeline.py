@@ -1,13 +1,13 @@
-"""Batches for one process, out of a data set folder.
+"""Training and evaluation batches of one process, read from a data set folder.
 
     records -> decode -> one warp -> batch -> every process_count-th batch
 
-What a global batch holds is a function of (seed, step) and of nothing else. A global batch of size
-B is the concatenation of P local ones of size B / P, so the stream is cut into batches of B / P and
-process p takes number step * P + p. Training therefore resumes at a step without a saved iterator,
-and goes on with the same examples when the number of processes has changed.
+The content of a global batch is a function of (seed, step) alone. A global batch of size B is the
+concatenation of P local batches of size B / P: the stream is cut into batches of B / P, and process
+p takes number step * P + p. Training therefore resumes at any step without a saved iterator, and
+sees the same examples after a change in the number of processes.
 
-The work is done in threads: reading, OpenCV and libjpeg release Python's lock.
+Threads do the work: reading, OpenCV and libjpeg release Python's global interpreter lock.
 """
 
 from __future__ import annotations
@@ -25,42 +25,45 @@ from jaxtyping import Float
 
 from mgmtn_jax.data import alignment, schema
 from mgmtn_jax.data.augmentation import (
-    NUM_COLOR,
     NUM_MOVEMENT,
     Augmentation,
     alter_colors,
     movements,
+    random_numbers,
 )
 from mgmtn_jax.data.cache import Storage, cached
 from mgmtn_jax.data.faces import Faces, FaceSource, StoredFace
 from mgmtn_jax.data.schema import OnCorrupt
 
-# One image is one thread's work here. OpenCV's own threads would only compete with ours.
+# Each image is processed by one of our threads, with which OpenCV's own threads would compete.
 cv2.setNumThreads(0)
 
 Batch = dict[str, np.ndarray]
-"""Arrays by name; `batch_spec` lists them."""
+"""Arrays by name, with the shapes and dtypes of `batch_spec`."""
 
 
 def batch_spec(
     batch_size: int, image_size: int, num_attributes: int, *, evaluation: bool = False
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a batch: the one description of what the pipeline yields.
+    """Shapes and dtypes of a batch. All code that needs them calls this function.
 
-    - image: uint8 RGB.
-    - landmarks: float32, x then y in pixels of the crop.
-    - landmarks_valid: False where no face was detected and the landmarks are a guess.
-    - labels: 1 positive, 0 negative, -1 unknown.
+    | array | content |
+    |---|---|
+    | image | RGB crops |
+    | landmarks | 68 points, x then y, in pixels of the crop |
+    | landmarks_valid | False where no face was detected and the landmarks are a fixed guess |
+    | labels | 1 positive, 0 negative, -1 unknown |
+    | valid | evaluation only: False for padding rows |
+    | index | evaluation only: position of the record in the split |
 
-    Evaluation batches also have `valid`, False for rows that pad the last batch, and `index`, the
-    record's position in the split. Padding rows are copies of real faces with `landmarks_valid`
-    False, and labels and index -1.
+    In evaluation, padding rows fill up the last batch and replace damaged records. They are copies
+    of real faces with `landmarks_valid` False and labels and index -1.
 
     Args:
-      batch_size: number of rows.
-      image_size: side of the crops in pixels.
-      num_attributes: A, columns of the labels.
-      evaluation: describe a batch of `evaluation_batches` instead of `training_batches`.
+      batch_size: Number of rows.
+      image_size: Side of the crops in pixels.
+      num_attributes: Number of columns of the labels, A.
+      evaluation: Describes `evaluation_batches` instead of `training_batches`.
     """
     spec = {
         "image": jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), np.uint8),
@@ -75,13 +78,19 @@ def batch_spec(
 
 
 class Batches(Iterator[Batch]):
-    """What `training_batches` and `evaluation_batches` return."""
+    """Iterator over batches that are prepared ahead in threads.
+
+    Args:
+      batches: The lazily computed batches.
+      faces: The faces they are made of, which count damaged records.
+      num_threads: Number of threads; 0 computes each batch in `next`.
+    """
 
     def __init__(self, batches: grain.MapDataset[Batch], faces: Faces, num_threads: int) -> None:
         self._faces = faces
-        self.num_batches = len(batches)  # in all; close to sys.maxsize for training
-        # A thread makes a whole batch. Two more than there are threads, so that none waits for the
-        # batch before its own; the memory is num_threads + 2 batches.
+        self.num_batches = len(batches)  # close to sys.maxsize for training
+        # Each thread makes whole batches. Two extra slots keep threads from waiting for the batch
+        # before theirs to be consumed; the buffer takes the memory of num_threads + 2 batches.
         options = grain.ReadOptions(num_threads, num_threads + 2 if num_threads else 0)
         self._iterator = iter(batches.to_iter_dataset(options))
 
@@ -90,7 +99,7 @@ class Batches(Iterator[Batch]):
 
     @property
     def num_corrupt(self) -> int:
-        """Damaged records met so far (`on_corrupt="skip"`)."""
+        """The number of damaged records found so far (`on_corrupt="skip"`)."""
         return len(self._faces.corrupt)
 
     def close(self) -> None:
@@ -110,44 +119,47 @@ def training_batches(
     num_threads: int,
     process_index: int = 0,
     process_count: int = 1,
+    local_process_count: int = 1,
     on_corrupt: OnCorrupt = "raise",
     cache: Storage = "none",
 ) -> Batches:
     """This process's part of an endless stream of shuffled, augmented global batches.
 
-    Every epoch is a permutation of the split, and epochs follow each other within a batch: nothing
-    is dropped or padded.
+    Every epoch is a permutation of the split. An epoch may end within a batch, which the next one
+    then fills up: no example is dropped or padded.
 
     Args:
-      data_dir: the data set folder.
-      split: its split.
-      batch_size: of all processes together.
-      image_size: side of the crops in pixels.
-      seed: decides order and augmentation. The same on every process.
-      start_step: the first global batch to deliver.
-      augmentation: how far examples are moved.
-      num_threads: threads of this process; 0 does the work in `next`.
-      process_index: which part of each global batch is this process's.
-      process_count: number of parts.
-      on_corrupt: see `Faces`.
-      cache: see `cache.cached`. The batches are the same to one grey level.
+      data_dir: The data set folder.
+      split: Name of the split.
+      batch_size: Global batch size, over all processes.
+      image_size: Side of the crops in pixels.
+      seed: Seed of order and augmentation, the same on every process.
+      start_step: Number of the first global batch to yield.
+      augmentation: The ranges of the augmentation.
+      num_threads: Number of threads of this process; 0 computes each batch in `next`.
+      process_index: Index of this process, 0 to process_count - 1.
+      process_count: Number of processes that share each global batch.
+      local_process_count: Number of those processes on this host, which share its memory and disk.
+      on_corrupt: Treatment of damaged records, see `Faces`.
+      cache: Storage of decoded faces, see `cache.cached`. Pixels change by one gray level at most.
 
     Raises:
-      FileNotFoundError, ValueError: see `schema.open_split`; or the batch does not divide.
-      CorruptRecordError: a damaged record, from `next` as well.
+      FileNotFoundError: The folder or a shard is missing.
+      ValueError: The split does not exist, or the processes do not divide the batch size.
+      CorruptRecordError: A record is damaged; raised here or by `next`.
     """
     local_batch_size = _local_batch_size(batch_size, process_index, process_count)
     faces = open_faces(data_dir, split, on_corrupt)
     make = functools.partial(
         _training_batch,
-        faces=cached(faces, cache, augmentation, image_size),
+        faces=cached(faces, cache, augmentation, image_size, local_process_count),
         size=image_size,
         seed=seed,
         augmentation=augmentation,
     )
     batches = (
         shuffled(len(faces), seed)
-        # Without drop_remainder Grain computes the endless length in floating point.
+        # Without drop_remainder, Grain computes the infinite length in floating point.
         .batch(local_batch_size, drop_remainder=True, batch_fn=list)
         .map_with_index(make)
     )
@@ -166,13 +178,13 @@ def evaluation_batches(
     process_count: int = 1,
     on_corrupt: OnCorrupt = "raise",
 ) -> Batches:
-    """This process's part of one pass over a split in the order of its records.
+    """This process's part of one pass over a split, in record order.
 
-    Global batch i holds records i * B to (i + 1) * B - 1, process p its p-th part. The last batch
-    is filled up with rows that are not `valid`, hence every process gets the same number of batches
-    of the same shape. A damaged record under `skip` is such a row too.
+    Global batch i holds records i * B to (i + 1) * B - 1, and process p yields its p-th part.
+    Padding rows fill up the last batch, so that every process yields the same number of batches of
+    the same shape. With `on_corrupt="skip"`, padding rows also replace damaged records.
 
-    Args and errors are those of `training_batches`.
+    Arguments and errors are those of `training_batches`.
     """
     local_batch_size = _local_batch_size(batch_size, process_index, process_count)
     faces = open_faces(data_dir, split, on_corrupt)
@@ -193,7 +205,7 @@ def num_examples(data_dir: epath.PathLike, split: str) -> int:
 def read_records(
     data_dir: epath.PathLike, split: str, indices: Iterable[int] | None = None
 ) -> Iterator[schema.Record]:
-    """The records at these positions of a split, as stored; all of them by default."""
+    """Reads records as stored, at the given positions of a split (default: all of them)."""
     source = schema.open_split(data_dir, split)
     for index in range(len(source)) if indices is None else indices:
         yield schema.parse(source[index])
@@ -202,12 +214,12 @@ def read_records(
 def split_keys(
     data_dir: epath.PathLike, split: str, indices: Iterable[int] | None = None
 ) -> list[str]:
-    """The keys of the records at these positions of a split; of all by default."""
+    """The keys of the records at the given positions of a split (default: all of them)."""
     return [record.key for record in read_records(data_dir, split, indices)]
 
 
 def shuffled(count: int, seed: int) -> grain.MapDataset[int]:
-    """Which record stands at each place of the endless stream of epochs."""
+    """The record index at each place of the endless stream of epochs."""
     return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
 
 
@@ -221,7 +233,7 @@ def _training_batch(
     augmentation: Augmentation,
 ) -> Batch:
     """The examples at places number * B to (number + 1) * B - 1 of the endless stream."""
-    numbers = _numbers(seed, number * len(indices), len(indices))
+    numbers = random_numbers(seed, number * len(indices), len(indices))
     moves, flips = movements(numbers[:, :NUM_MOVEMENT], augmentation, size)
     batch = _crops(faces, indices, moves, size)
     del batch["index"]
@@ -233,7 +245,7 @@ def _training_batch(
 
 
 def _evaluation_batch(positions: Sequence[int], *, faces: FaceSource, size: int) -> Batch:
-    # Fillers are real faces, because zeros for landmarks have no scale to divide by downstream.
+    # Padding rows are copies of real faces: all-zero landmarks have no scale to divide by.
     indices = [position % len(faces) for position in positions]
     batch = _crops(faces, indices, np.broadcast_to(np.eye(2, 3), (len(indices), 2, 3)), size)
     batch["valid"] = valid = batch["index"] == positions
@@ -246,14 +258,14 @@ def _evaluation_batch(positions: Sequence[int], *, faces: FaceSource, size: int)
 def _crops(
     faces: FaceSource, indices: Sequence[int], moves: Float[np.ndarray, "batch 2 3"], size: int
 ) -> Batch:
-    """Aligned crops, moved, of the faces at some positions."""
+    """Aligned and moved crops of the faces at the given positions."""
     rows = [faces[index] for index in indices]
     landmarks = _stack(rows, "landmarks")
     matrices = alignment.compose(moves, alignment.align(landmarks, size))
     images = np.empty((len(rows), size, size, 3), np.uint8)
     for row, wanted in enumerate(rows):
         face, image = faces.decode(wanted)
-        if face is not wanted:  # Its image is damaged, and another face stands in.
+        if face is not wanted:  # The image is damaged, and another face replaces it.
             rows[row], landmarks[row] = face, face.landmarks
             matrices[row] = alignment.compose(moves[row], alignment.align(face.landmarks, size))
         alignment.warp(image, matrices[row], size, out=images[row])
@@ -270,19 +282,8 @@ def _stack(rows: Sequence[StoredFace], field: str) -> np.ndarray:
     return np.array([getattr(face, field) for face in rows])
 
 
-def _numbers(seed: int, first: int, count: int) -> Float[np.ndarray, "count numbers"]:
-    """The random numbers of the examples at `count` consecutive places of the endless stream.
-
-    They are one sequence, of which each place owns its share: Philox jumps to any part of it.
-    """
-    share = NUM_MOVEMENT + NUM_COLOR
-    # It makes four numbers a count, and 16 are a share.
-    philox = np.random.Philox(key=seed, counter=first * share // 4)
-    return np.random.Generator(philox).random((count, share))
-
-
 def open_faces(data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt) -> Faces:
-    """The decoded faces of a split; errors are those of `schema.open_split`."""
+    """Opens the faces of a split. Errors are those of `schema.open_split`."""
     source = schema.open_split(data_dir, split, on_corrupt)
     return Faces(source, f"{data_dir} split {split!r}", on_corrupt)
 
@@ -290,8 +291,9 @@ def open_faces(data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt) -> F
 def _local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:
     if batch_size <= 0 or batch_size % process_count:
         raise ValueError(
-            f"a global batch of {batch_size} does not divide evenly among {process_count} processes"
+            f"a global batch of {batch_size} does not divide evenly among {process_count} "
+            "processes: set data.batch_size to a positive multiple of their number"
         )
     if not 0 <= process_index < process_count:
-        raise ValueError(f"there is no process {process_index} among {process_count}")
+        raise ValueError(f"there is no process {process_index} among {process_count}, from 0")
     return batch_size // process_count

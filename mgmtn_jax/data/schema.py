@@ -1,15 +1,16 @@
-"""One face as it is stored, and the folder the faces are stored in.
+"""The schema of a stored face, and the layout of a data set folder.
 
-The folder is a TensorFlow Datasets data set: `tfds.builder_from_directory(folder)` opens it.
+A data set folder is a TensorFlow Datasets (TFDS) data set, readable by
+`tfds.builder_from_directory(folder)`:
 
-    features.json, dataset_info.json             what TFDS reads
+    features.json, dataset_info.json             metadata of TFDS
     faces-SPLIT.tfrecord-00000-of-000NN          the shards of each split
     attributes.json                              attribute names and groups
-    .faces-SPLIT.tfrecord-00000-of-000NN.index   where records begin, kept by who reads them
-    rejected.csv, summary.json                   what was left out and why; counts
+    .faces-SPLIT.tfrecord-00000-of-000NN.index   record offsets, cached by readers
+    rejected.csv, summary.json                   rejected images with reasons; counts
 
-A record is a `tf.train.Example`. It is packed and unpacked here through the protocol buffer that
-TFDS brings along, which takes a fifth of the time of TFDS's own parser and no TensorFlow.
+A record is a `tf.train.Example`. This module serializes and parses it with the protocol buffer
+included in TFDS, which takes a fifth of the time of TFDS's parser and needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -37,30 +38,31 @@ DATASET_NAME = "faces"
 NUM_LANDMARKS = 68
 
 HOG, CNN, FALLBACK, GIVEN = 0, 1, 2, 3
-"""`landmark_source`: dlib's HOG or CNN detector found the face; nothing did, and the landmarks are
-a guess inside a fixed box; or the source of the data set says where the face is."""
+"""Values of `landmark_source`: found by dlib's HOG or CNN detector; by neither, so that the
+landmarks are a guess in a fixed box; or its box was given by the data source."""
 LANDMARK_SOURCES: tuple[str, ...] = ("hog", "cnn", "fallback", "given")
 
 YES, NO, UNKNOWN = 1, 0, -1
-"""Values of an attribute. Unknown ones count in no loss and no metric."""
+"""Values of a label. Unknown labels are excluded from losses and metrics."""
 
 OnCorrupt = Literal["raise", "skip"]
-"""What a damaged record is: an error, or left out and counted."""
+"""Treatment of damaged records: raise an error, or skip and count them."""
 
 
 class Record(NamedTuple):
-    """One face.
+    """One stored face.
 
-    Coordinates are pixels of the image that `images.decode_image` returns, x then y; a pixel's
-    center has whole coordinates.
+    Coordinates are pixels of the image that `images.decode_image` returns, x then y, with integers
+    at pixel centers.
 
     Attributes:
-      key: names the face, unique in its data set.
-      image: the source's own JPEG or PNG bytes.
-      landmarks: the 68 points of the iBUG 300-W scheme.
-      face_box: left, top, right, bottom of the detection.
+      key: Name of the face, unique in its data set.
+      image: The JPEG or PNG bytes of the source.
+      landmarks: The 68 points of the iBUG 300-W scheme.
+      face_box: Left, top, right, bottom of the detection.
       landmark_source: `HOG`, `CNN`, `FALLBACK` or `GIVEN`.
-      labels: `YES`, `NO` or `UNKNOWN` for each of the data set's A attributes.
+      labels: `YES`, `NO` or `UNKNOWN` for each of the data set's A attributes. The stored feature
+        is called `attributes`.
     """
 
     key: str
@@ -72,7 +74,7 @@ class Record(NamedTuple):
 
 
 def features(num_attributes: int) -> tfds.features.FeaturesDict:
-    """What TFDS calls the schema of a record."""
+    """The schema of a record in TFDS's terms."""
     return tfds.features.FeaturesDict(
         {
             "key": tfds.features.Text(),
@@ -86,7 +88,7 @@ def features(num_attributes: int) -> tfds.features.FeaturesDict:
 
 
 def serialize(record: Record) -> bytes:
-    """The record as a `tf.train.Example`; equal records give equal bytes."""
+    """Serializes a record as a `tf.train.Example`. Equal records give equal bytes."""
     example = tf_example_pb2.Example()
     feature = example.features.feature
     feature["key"].bytes_list.value.append(record.key.encode())
@@ -99,10 +101,10 @@ def serialize(record: Record) -> bytes:
 
 
 def parse(data: bytes) -> Record:
-    """The inverse of `serialize`.
+    """Parses a record; the inverse of `serialize`.
 
     Raises:
-      ValueError: if `data` is not a record of this schema.
+      ValueError: `data` is not a record of this schema.
     """
     try:
         feature = tf_example_pb2.Example.FromString(data).features.feature
@@ -112,7 +114,7 @@ def parse(data: bytes) -> Record:
             landmarks=np.array(feature["landmarks"].float_list.value, np.float32).reshape(
                 NUM_LANDMARKS, 2
             ),
-            # Four numbers are read faster through a list, many from the field itself.
+            # NumPy reads few numbers faster from a list, and many from the field itself.
             face_box=np.array(list(feature["face_box"].float_list.value), np.float32).reshape(4),
             landmark_source=feature["landmark_source"].int64_list.value[0],
             labels=np.fromiter(feature["attributes"].int64_list.value, np.int64),
@@ -122,7 +124,7 @@ def parse(data: bytes) -> Record:
 
 
 def shard_name(split: str, shard: int, num_shards: int) -> str:
-    """The file name TFDS expects of a shard."""
+    """The file name of a shard, as TFDS expects it."""
     return f"{DATASET_NAME}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
 
 
@@ -131,12 +133,15 @@ def write_metadata(
     attribute_set: AttributeSet,
     shard_lengths: Mapping[str, Sequence[int]],
 ) -> None:
-    """Makes a folder of finished shards a data set. What TFDS looks for first comes last.
+    """Writes the metadata that turns a folder of finished shards into a data set.
+
+    `dataset_info.json` and `features.json` are written last, so that an interrupted call leaves no
+    folder that TFDS would open.
 
     Args:
-      data_dir: the folder with the shards.
-      attribute_set: names and groups of the labels.
-      shard_lengths: for each split, the number of records in each of its shards.
+      data_dir: The folder with the shards.
+      attribute_set: Names and groups of the labels.
+      shard_lengths: Number of records in each shard, by split.
     """
     folder = epath.Path(data_dir)
     with atomic_file(folder / "attributes.json") as file:
@@ -157,38 +162,35 @@ def write_metadata(
         features=features(len(attribute_set.names)),
         split_infos=split_infos,
         version="1.0.0",
-        # The check would read the data with TensorFlow.
+        # The check would read the data through TensorFlow.
         check_data=False,
     )
 
 
 def load_attribute_set(data_dir: epath.PathLike) -> AttributeSet:
-    """The attribute names and groups of a data set.
+    """Loads the attribute names and groups of a data set.
 
     Raises:
-      FileNotFoundError: if the folder or its `attributes.json` is missing.
+      FileNotFoundError: The folder or its `attributes.json` is missing.
     """
-    path = _existing_folder(data_dir) / "attributes.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path.parent} is not a finished data set: no {path.name} in it")
-    return AttributeSet.from_dict(json.loads(path.read_text()))
+    return AttributeSet.from_dict(_read_json(data_dir, "attributes.json"))
 
 
 def split_shard_lengths(data_dir: epath.PathLike) -> dict[str, list[int]]:
-    """For each split of a data set, the number of records in each of its shards.
+    """The number of records in each shard of a data set, by split.
 
     Raises:
-      FileNotFoundError: if the folder or its `dataset_info.json` is missing.
+      FileNotFoundError: The folder or its `dataset_info.json` is missing.
     """
     return {name: _shard_lengths(split) for name, split in _splits(data_dir).items()}
 
 
 def shard_paths(data_dir: epath.PathLike, split: str) -> list[epath.Path]:
-    """The shards of a split, in order.
+    """The paths of a split's shards, in order.
 
     Raises:
-      FileNotFoundError: if the folder is missing or holds no finished data set.
-      ValueError: if the data set has no such split.
+      FileNotFoundError: The folder is missing or holds no finished data set.
+      ValueError: The data set has no such split.
     """
     return _shard_paths(data_dir, split, len(_shard_lengths(_split(data_dir, split))))
 
@@ -196,21 +198,21 @@ def shard_paths(data_dir: epath.PathLike, split: str) -> list[epath.Path]:
 def open_split(
     data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt = "raise"
 ) -> TFRecordSource:
-    """Opens a split as `dataset_info.json` describes it; its length is the number given there.
+    """Opens a split with the number of records that `dataset_info.json` states.
 
-    Nothing but the sizes of the shards is looked at, unless their sum is not the one given there.
+    Only the sizes of the shards are read, unless their sum differs from the stated one.
 
     Args:
-      data_dir: the data set folder, local or a URL that epath knows.
-      split: its split.
-      on_corrupt: `raise` makes a shard that is too short or too long an error here. `skip` opens
-        it; every record that is lost with it is an error where it is read. A record is itself
-        whatever its place, so the first ones of a file with too many or too few are taken.
+      data_dir: The data set folder, local or a URL that epath supports.
+      split: Name of the split.
+      on_corrupt: `raise` fails here if a shard is too short or too long. `skip` opens such a shard;
+        reading one of its lost records raises. Of a shard with too many or too few records, the
+        first ones keep their positions.
 
     Raises:
-      FileNotFoundError: if the folder or a shard is missing.
-      ValueError: if the data set has no such split.
-      CorruptRecordError: if a shard is too short or too long, naming where it is damaged.
+      FileNotFoundError: The folder or a shard is missing.
+      ValueError: The data set has no such split.
+      CorruptRecordError: A shard is too short or too long; the message says where it is damaged.
     """
     if on_corrupt not in get_args(OnCorrupt):
         raise ValueError(f"on_corrupt must be 'raise' or 'skip', not {on_corrupt!r}")
@@ -220,28 +222,25 @@ def open_split(
     if storage.is_local(data_dir):
         sizes = list(map(_shard_size, paths))
     else:
-        with ThreadPoolExecutor(32) as pool:  # Each waits for an answer from far away.
+        with ThreadPoolExecutor(32) as pool:  # Each request waits for the network.
             sizes = list(pool.map(_shard_size, paths))
     source = TFRecordSource(paths, lengths)
     found, stated = sum(sizes), int(info.get("numBytes", 0))
     if on_corrupt == "raise" and stated != found:
         source.verify()
-        # Older folders say nothing, and TFDS's own writers count the payloads alone.
+        # Older folders state no size, and TFDS's writers count payloads without framing.
         if stated not in (0, found - FRAME_BYTES * len(source)):
             raise CorruptRecordError(
                 f"{os.fspath(data_dir)}, split {split!r}",
                 len(source),
                 found,
-                f"the shards end here, dataset_info.json says at byte {stated}",
+                f"the shards end here, but dataset_info.json states {stated} bytes",
             )
     return source
 
 
 def _splits(data_dir: epath.PathLike) -> dict[str, dict[str, Any]]:
-    path = _existing_folder(data_dir) / "dataset_info.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path.parent} is not a finished data set: no {path.name} in it")
-    return {split["name"]: split for split in json.loads(path.read_text())["splits"]}
+    return {split["name"]: split for split in _read_json(data_dir, "dataset_info.json")["splits"]}
 
 
 def _split(data_dir: epath.PathLike, split: str) -> dict[str, Any]:
@@ -266,8 +265,13 @@ def _shard_size(path: epath.Path) -> int:
         raise FileNotFoundError(f"a shard is missing: there is no file {path}") from error
 
 
-def _existing_folder(data_dir: epath.PathLike) -> epath.Path:
+def _read_json(data_dir: epath.PathLike, name: str) -> dict[str, Any]:
     folder = epath.Path(data_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {os.fspath(folder)}")
-    return folder
+    path = folder / name
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder} is not a finished data set: it has no {name}; run landmarks.precompute again"
+        )
+    return json.loads(path.read_text())

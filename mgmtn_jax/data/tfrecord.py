@@ -1,4 +1,4 @@
-"""TFRecord files: written atomically, read at random, both checksums checked on every read."""
+"""TFRecord files: atomic writes, random-access reads, both checksums verified on every read."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from mgmtn_jax.data.tfrecord_index import (
 
 
 def write_tfrecord(path: epath.PathLike, records: Iterable[bytes]) -> int:
-    """Writes one file that either appears whole under `path` or not at all.
+    """Writes a TFRecord file atomically.
 
     Args:
-      path: where the file goes; its folder must exist.
-      records: the payloads, consumed once and never held together.
+      path: Path of the file, in an existing folder.
+      records: The payloads, consumed one at a time.
 
     Returns:
       The number of records written.
@@ -48,10 +48,10 @@ def write_tfrecord(path: epath.PathLike, records: Iterable[bytes]) -> int:
 
 
 def index_tfrecord(path: epath.PathLike) -> Int64[np.ndarray, " records_plus_1"]:
-    """The byte at which each record begins, and last the size of the file.
+    """The byte offset of each record, followed by the size of the file.
 
     Raises:
-      CorruptRecordError: if a length does not match its checksum or the file ends inside a record.
+      CorruptRecordError: A length does not match its checksum, or the file ends inside a record.
     """
     offsets, damage = build_index(RandomAccessFile(path))
     if damage is not None:
@@ -62,18 +62,18 @@ def index_tfrecord(path: epath.PathLike) -> Int64[np.ndarray, " records_plus_1"]
 class TFRecordSource:
     """The records of several TFRecord files as one random-access sequence of payloads.
 
-    Safe to read from many threads at once and to pickle: a copy opens the files anew.
+    Thread-safe and picklable; a copy opens the files again.
 
     Args:
-      paths: the files, in order; local, or URLs that epath knows.
-      lengths: the number of records of each, when it is known. A file is then opened at the first
-        read of one of its records, and what is missing from it shows only there.
+      paths: Paths of the files in order, local or URLs that epath supports.
+      lengths: Number of records of each file. If given, each file is opened only when one of its
+        records is first read, and missing records are reported only then. None opens all files.
 
     Raises:
-      FileNotFoundError: if a file is missing.
-      CorruptRecordError: from `[i]` for a damaged record, and for every record behind a damaged
-        length, where nothing can be found any more. Without lengths, also at construction for a
-        file cut short or a damaged length. No damaged payload is ever returned.
+      FileNotFoundError: A file is missing.
+      CorruptRecordError: Raised by `[i]` for a damaged record and for every record behind a damaged
+        length, which cannot be located. Without `lengths`, also raised at construction for a
+        truncated file or a damaged length. A damaged payload is never returned.
     """
 
     def __init__(
@@ -86,15 +86,14 @@ class TFRecordSource:
             self.verify()
             lengths = [len(shard.open().offsets) - 1 for shard in self._shards]
         self._lengths = list(lengths)
-        # The position of each file's first record in the whole sequence, and last the length.
+        # The position of each file's first record in the sequence, followed by the total length.
         self._first = list(itertools.accumulate(self._lengths, initial=0))
 
     def verify(self) -> None:
-        """Finds the records of every file.
+        """Locates the records of every file, without reading payloads.
 
         Raises:
-          CorruptRecordError: if one is damaged, as far as lengths tell, or holds another number of
-            records than it should.
+          CorruptRecordError: The framing of a file is damaged, or its number of records is wrong.
         """
         for shard in self._shards:
             if (damage := shard.open().damage) is not None:
@@ -106,7 +105,7 @@ class TFRecordSource:
     def __getitem__(self, i: int) -> bytes:
         length = self._first[-1]
         if not -length <= i < length:
-            raise IndexError(f"record {i} of {length}")
+            raise IndexError(f"there is no record {i}: the source has {length} records")
         i = int(i) % length
         shard = bisect.bisect_right(self._first, i) - 1
         return self._shards[shard].read(i - self._first[shard])
@@ -125,7 +124,7 @@ class _OpenShard(NamedTuple):
 
 
 class _Shard:
-    """One file, opened when it is needed."""
+    """One file, opened at the first read."""
 
     def __init__(self, path: str, length: int | None) -> None:
         self._path, self._length = path, length
@@ -134,7 +133,7 @@ class _Shard:
 
     def open(self) -> _OpenShard:
         if self._opened is None:
-            with self._lock:  # So that it is indexed once.
+            with self._lock:  # Index the file only once.
                 if self._opened is None:
                     self._opened = self._open()
         return self._opened
@@ -143,7 +142,7 @@ class _Shard:
         file = RandomAccessFile(self._path)
         offsets, damage = read_index(file)
         found = len(offsets) - 1
-        # A file cut between two records is a sound TFRecord file and shows in no other way.
+        # A file truncated between two records is a valid TFRecord file; only its length tells.
         if damage is None and self._length is not None and self._length != found:
             record = min(found, self._length)
             reason = f"the file holds {found} records, not {self._length}"
@@ -169,7 +168,7 @@ class _Shard:
 
 
 def _behind(damage: CorruptRecordError, record: int) -> CorruptRecordError:
-    """The error for a record that cannot be found. A new one, as it is raised in many threads."""
+    """The error for a record that cannot be located; a new object, as many threads raise it."""
     reason = damage.reason
     if record != damage.record:
         reason += f", and record {record} lies behind it"

@@ -1,11 +1,11 @@
-"""Where the records of a TFRecord file begin: found by one pass, kept in a hidden file beside it.
+"""Record offsets of a TFRecord file: found in one pass, cached in a hidden file beside it.
 
 A record is framed as `length u64 | masked crc32c of length u32 | payload | masked crc32c of payload
 u32`, all little-endian: https://www.tensorflow.org/tutorials/load_data/tfrecord. The format has no
-index, but one pass over the length headers gives one.
+index, but one pass over the length headers yields one.
 
-The kept index is never trusted further than to save that pass: it counts only for a file of the
-size and time it was made for, and whoever reads a record checks that it is there.
+The cached index only saves that pass. It is used only for a file of the size and modification time
+that it was created for, and each read verifies that the record lies at its offset.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mgmtn_jax.data.storage import RandomAccessFile, atomic_file
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 FRAME_BYTES = HEADER.size + FOOTER.size
-"""What the framing adds to every payload."""
+"""Bytes that the framing adds to each payload."""
 
 INDEX_SUFFIX = ".index"
 # Format and version; size and mtime_ns of the indexed file; number of offsets.
@@ -33,17 +33,17 @@ _MAGIC = b"TFRindx1"
 
 
 class CorruptRecordError(ValueError):
-    """A TFRecord file is damaged.
+    """A damaged record of a TFRecord file.
 
     Attributes:
-      path: the file.
-      record: position of the damaged record in the file, from 0.
-      offset: byte at which that record begins.
-      reason: what is wrong with it.
+      path: Path of the file.
+      record: Position of the damaged record in the file, from 0.
+      offset: Byte offset of that record.
+      reason: Description of the damage.
     """
 
     def __init__(self, path: str, record: int, offset: int, reason: str) -> None:
-        # All four are passed on as arguments, or the error could not cross a process boundary.
+        # Pickling recreates the error from these arguments.
         super().__init__(path, record, offset, reason)
         self.path, self.record, self.offset, self.reason = path, record, offset, reason
 
@@ -52,11 +52,12 @@ class CorruptRecordError(ValueError):
 
 
 class Index(NamedTuple):
-    """Where records are.
+    """Record offsets of a file.
 
     Attributes:
-      offsets: the byte at which each record begins, and last the byte at which the last one ends.
-      damage: why the pass ended before the file did, if it did. Nothing behind can be found.
+      offsets: Byte offset of each record, followed by the end of the last one.
+      damage: The damage that ended the pass before the end of the file, or None. Records behind it
+        cannot be located.
     """
 
     offsets: Int64[np.ndarray, " records_plus_1"]
@@ -64,17 +65,23 @@ class Index(NamedTuple):
 
 
 def masked_crc32c(data: bytes) -> int:
-    """CRC-32C, rotated by 15 bits plus a constant, so that a checksum of data that holds checksums
-    stays meaningful."""
+    """CRC-32C in TFRecord's masked form: rotated right by 15 bits, plus a constant. The mask keeps
+    checksums meaningful for data that contains checksums itself."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def checked_length(path: str, record: int, offset: int, header: bytes) -> int:
-    """The payload length in a record's 12-byte header.
+    """Reads the payload length from a record's 12-byte header.
+
+    Args:
+      path: Path of the file, for the error.
+      record: Position of the record in the file, for the error.
+      offset: Byte offset of the record, for the error.
+      header: The first 12 bytes of the record.
 
     Raises:
-      CorruptRecordError: if it does not match its checksum.
+      CorruptRecordError: The header is incomplete or does not match its checksum.
     """
     if len(header) < HEADER.size:
         raise CorruptRecordError(path, record, offset, "the file ends inside the record's length")
@@ -85,9 +92,9 @@ def checked_length(path: str, record: int, offset: int, header: bytes) -> int:
 
 
 def read_index(file: RandomAccessFile) -> Index:
-    """The index of a file: the one kept beside it, or else a new one, which is then kept.
+    """Loads the cached index of a file, or builds one and caches it.
 
-    Only that of an undamaged file is kept. Where nothing can be written, nothing is.
+    Only the index of an undamaged file is cached. Failure to write the cache is logged once.
     """
     path = index_path(file.path)
     offsets = _load(path, file)
@@ -96,24 +103,26 @@ def read_index(file: RandomAccessFile) -> Index:
     index = build_index(file)
     if index.damage is None:
         try:
-            # A power failure may take it: the checksum tells.
+            # Loss of the cache in a power failure is harmless, and its checksum reveals damage.
             with atomic_file(path, durable=False) as cache:
                 cache.write(_pack(file, index.offsets))
-        except Exception as error:  # The libraries of remote storages raise what they like.
-            logging.log_first_n(logging.INFO, "no index is kept beside %s: %s", 1, file.path, error)
+        except Exception as error:  # Libraries of remote storage raise errors of any type.
+            logging.log_first_n(
+                logging.INFO, "could not cache the index of %s: %s", 1, file.path, error
+            )
     return index
 
 
 def index_path(path: epath.PathLike) -> epath.Path:
-    """Where the index of a TFRecord file is kept."""
+    """The path of a TFRecord file's cached index."""
     path = epath.Path(path)
     return path.parent / f".{path.name}{INDEX_SUFFIX}"
 
 
 def build_index(file: RandomAccessFile) -> Index:
-    """Indexes a file by one pass over the length headers.
+    """Indexes a file in one pass over its length headers.
 
-    Payload checksums are left to the read of the record.
+    Payload checksums are verified only when a record is read.
     """
     offsets = [0]
     block, start = b"", 0
@@ -131,7 +140,7 @@ def build_index(file: RandomAccessFile) -> Index:
                 raise CorruptRecordError(file.path, record, offset, reason)
             offsets.append(end)
     except CorruptRecordError as error:
-        damage = error.with_traceback(None)  # It would keep the block.
+        damage = error.with_traceback(None)  # The traceback would keep the block in memory.
     return Index(np.array(offsets, np.int64), damage)
 
 
@@ -142,11 +151,11 @@ def _pack(file: RandomAccessFile, offsets: Int64[np.ndarray, " records_plus_1"])
 
 
 def _load(path: epath.Path, file: RandomAccessFile) -> Int64[np.ndarray, " records_plus_1"] | None:
-    """The offsets kept at `path`, or None if they are missing, damaged or of another file."""
+    """Loads cached offsets. None if they are missing, damaged or belong to another file."""
     try:
         data = path.read_bytes()
-    except Exception as error:  # As in `read_index`; mostly, that it is missing.
-        logging.debug("no index in %s: %s", path, error)
+    except Exception as error:  # Usually that it is missing; of any type, as in `read_index`.
+        logging.debug("no cached index in %s: %s", path, error)
         return None
     if len(data) < _CACHE_HEADER.size + FOOTER.size:
         return None
@@ -156,6 +165,6 @@ def _load(path: epath.Path, file: RandomAccessFile) -> Int64[np.ndarray, " recor
         or len(data) != _CACHE_HEADER.size + 8 * count + FOOTER.size
         or FOOTER.unpack(data[-FOOTER.size :])[0] != masked_crc32c(data[: -FOOTER.size])
     ):
-        logging.debug("%s is damaged or of another file", path)
+        logging.debug("%s is damaged or belongs to another file", path)
         return None
     return np.frombuffer(data, "<i8", count, _CACHE_HEADER.size).astype(np.int64)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
+import platform
 import signal
+import zlib
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
@@ -45,6 +49,17 @@ def join(
             ) from error
         return  # No cluster: this process is the whole run.
     logging.info("process %d of %d", jax.process_index(), jax.process_count())
+
+
+def local_process_count() -> int:
+    """The number of processes of the run that share this process's host, and thus its memory.
+
+    A collective: every process of the run must call it.
+    """
+    boot_id = pathlib.Path("/proc/sys/kernel/random/boot_id")  # Containers of one host share it.
+    host = boot_id.read_text() if boot_id.exists() else platform.node()
+    digest = np.uint32(zlib.crc32(host.encode()))
+    return int((multihost_utils.process_allgather(digest) == digest).sum())
 
 
 def stop_signal() -> Callable[[int], bool]:

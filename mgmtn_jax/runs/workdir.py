@@ -70,7 +70,11 @@ def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> li
     """One line for each difference between two `run_metadata` that makes them different runs."""
     old, new = (
         _flatten(metadata["config"])
-        | {name: metadata[name] for name in ("attributes", "num_examples")}
+        | {
+            # Not the dict: its equality ignores the order of groups, which is the order of heads.
+            "attributes": AttributeSet.from_dict(metadata["attributes"]),
+            "num_examples": metadata["num_examples"],
+        }
         for metadata in (saved, current)
     )
     return [

@@ -1,4 +1,4 @@
-"""Faces made of 68 colored dots, one color a landmark, and data sets of them."""
+"""Faces made of 68 colored dots, one color per landmark, and data sets of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mgmtn_jax.data import schema, tfrecord
 
 _GRID = np.array(list(itertools.product((0, 85, 170, 255), (40, 100, 160, 220), range(0, 256, 51))))
 COLORS = np.random.default_rng(0).permutation(_GRID)[:68]
-"""(68, 3) the color of each landmark's dot; any two are at least 51 apart in a channel."""
+"""(68, 3) The color of each landmark's dot; any two differ by at least 51 in some channel."""
 
 
 def face_points(size: float = 300.0) -> np.ndarray:
-    """(68, 2) an upright, symmetric face in an image of `size`, in iBUG order."""
+    """(68, 2) Landmarks of an upright, symmetric face in an image of `size`, in iBUG order."""
 
-    def ring(x, y, across, down, count):  # From the left end over the top.
+    def ring(x, y, across, down, count):  # Clockwise from the left end.
         angle = 2 * np.pi * np.arange(count) / count
         return np.stack([x - across * np.cos(angle), y - down * np.sin(angle)], 1)
 
@@ -40,7 +40,7 @@ def face_points(size: float = 300.0) -> np.ndarray:
 
 
 def dotted_image(points: np.ndarray, size: int = 300) -> np.ndarray:
-    """An RGB image with a dot at every point."""
+    """Draws an RGB image with a dot at every point."""
     image = np.full((size, size, 3), 128, np.uint8)
     for (x, y), color in zip(points, COLORS.tolist(), strict=True):
         cv2.circle(image, (round(x * 16), round(y * 16)), 4 * 16, color, -1, shift=4)
@@ -48,7 +48,7 @@ def dotted_image(points: np.ndarray, size: int = 300) -> np.ndarray:
 
 
 def nearest_colors(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(68,) for each point, the landmark whose color the image shows there."""
+    """(68,) The landmark whose color is nearest to the image's color at each point."""
     x, y = np.rint(points).astype(int).T
     return np.abs(image[y, x][:, None].astype(int) - COLORS).sum(-1).argmin(1)
 
@@ -57,8 +57,8 @@ NUM_BITS = 6
 
 
 def write_dataset(folder, count: int, *, fallbacks=(), images=None) -> None:
-    """A data set of one split, `train`, in two shards. The labels of record i are the bits of
-    i, its key is `face-i`."""
+    """Writes a data set with the split `train` in two shards. Record i has the key `face-i` and the
+    bits of i as labels."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(1)
     records = []
@@ -82,5 +82,5 @@ def write_dataset(folder, count: int, *, fallbacks=(), images=None) -> None:
 
 
 def record_indices(batch) -> list[int]:
-    """Which record each row shows, read off its labels."""
+    """The record number of each row, read from its labels."""
     return (batch["labels"].astype(int) << np.arange(NUM_BITS)).sum(1).tolist()
