@@ -87,7 +87,7 @@ def test_weights_that_do_not_fit_are_refused():
         load_dlib(params["trunk"], IMAGE_MEAN, IMAGE_STD)
     for pretrained, trunk in (("dlib", "resnet18"), ("resnet18.safetensors", "dlib_resnet29")):
         model = tiny_config(pretrained=pretrained, trunk=trunk).model
-        with pytest.raises(ValueError, match="is no weights of"):
+        with pytest.raises(ValueError, match=r"does not fit model\.trunk"):
             with_pretrained(model, CELEBA, {"params": params, "batch_stats": {}})
 
 
