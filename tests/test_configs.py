@@ -1,4 +1,4 @@
-"""Every config is one the program accepts, and costs what its first lines say."""
+"""Every config trains, and its network has the size that its docstring states."""
 
 import functools
 import importlib
@@ -35,7 +35,7 @@ def test_two_steps(name, monkeypatch):
     monkeypatch.setitem(TRUNKS, "stub", StubTrunk)
     config = _module(name).get_config()
     Augmentation(**config.augmentation)
-    # A trunk that compiles at once stands for the real one, which is traced below.
+    # A trunk that compiles fast replaces the real one, which the next test traces.
     config.model.update({"trunk": "stub", "mask_width": 2, "group_width": 4})
     config.data.update({"image_size": 32, "batch_size": 4})
     build = network_builder(config, ATTRIBUTES)
@@ -55,7 +55,7 @@ def test_two_steps(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_full_network_has_the_size_that_is_stated(name):
+def test_the_full_network_has_the_stated_size(name):
     module = _module(name)
     assert f"--config=experiments/configs/{name}.py" in module.__doc__
     config = module.get_config()

@@ -1,4 +1,4 @@
-"""The trunk that dlib's face recognition is made of, proven by dlib itself."""
+"""dlib's face-recognition network as a trunk, against dlib itself."""
 
 import types
 
@@ -19,12 +19,12 @@ from mgmtn_jax.training.initialization import with_pretrained
 from tests.helpers.tiny import tiny_config
 
 CHIP = 150
-"""Pixels a side of the images dlib makes descriptors of."""
+"""Side in pixels of the images that dlib computes descriptors from."""
 
 
 class _TrunkAlone(nnx.Module):
     def __init__(self, padded, width=32):
-        # As in test_pretrained: nnx.Rngs takes longer for each draw.
+        # As in test_imagenet_weights: each draw of nnx.Rngs takes longer than the one before.
         rngs = types.SimpleNamespace(params=lambda: jax.random.key(0))
         self.trunk = DlibResNet(padded=padded, width=width, rngs=rngs)
 
@@ -55,7 +55,7 @@ def _chips(count):
     return np.stack(chips)
 
 
-def test_descriptors_are_dlibs():
+def test_descriptors_equal_dlib():
     chips = _chips(4)
     features, descriptor = _features(False, chips)
     assert [feature.shape[1] for feature in features] == [35, 17, 8, 4, 2]
@@ -67,13 +67,13 @@ def test_descriptors_are_dlibs():
     np.testing.assert_allclose(features[-1].mean((1, 2)) @ descriptor, expected, atol=1e-4)
 
 
-def test_padded_maps_cover_the_image_and_agree_with_dlibs_inside():
+def test_padded_maps_cover_the_image_and_equal_dlib_inside():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (1, 128, 128, 3), np.uint8)
     image[:] = image[:, ::16, ::16].repeat(16, 1).repeat(16, 2)
     padded, _ = _features(True, image)
     assert [feature.shape[1] for feature in padded] == [32, 16, 8, 4, 2]
-    # dlib's cells begin 3 pixels further in: the stem's padding at the beginning.
+    # Without the stem's padding dlib's cells start 3 pixels further in.
     shifted = np.pad(image, ((0, 0), (3, 0), (3, 0), (0, 0)))
     valid, _ = _features(False, shifted)
     np.testing.assert_allclose(
@@ -83,15 +83,15 @@ def test_padded_maps_cover_the_image_and_agree_with_dlibs_inside():
 
 def test_weights_that_do_not_fit_are_refused():
     params, _ = jax.eval_shape(lambda: functional.init(lambda _: _TrunkAlone(True, 16), 0))
-    with pytest.raises(ValueError, match="width 32, and this one has 16"):
+    with pytest.raises(ValueError, match=r"width 32, and model\.width is 16"):
         load_dlib(params["trunk"], IMAGE_MEAN, IMAGE_STD)
     for pretrained, trunk in (("dlib", "resnet18"), ("resnet18.safetensors", "dlib_resnet29")):
         model = tiny_config(pretrained=pretrained, trunk=trunk).model
-        with pytest.raises(ValueError, match="is no weights of"):
+        with pytest.raises(ValueError, match=r"does not fit model\.trunk"):
             with_pretrained(model, CELEBA, {"params": params, "batch_stats": {}})
 
 
 def test_images_too_small_for_the_last_stage_are_refused():
     images = np.zeros((1, 63, 64, 3), np.float32)
-    with pytest.raises(ValueError, match="needs 64 pixels a side, and the images have 63x64"):
+    with pytest.raises(ValueError, match=r"at least 64 pixels a side, and .* gives 63x64"):
         jax.eval_shape(lambda: _TrunkAlone(True)(images, train=False))

@@ -1,4 +1,4 @@
-"""G2FF: the fusion formulas against their plain forms, and the pooling without copies."""
+"""G2FF: the fusion formulas against NumPy, and pooling without copies of the feature map."""
 
 import math
 import re
@@ -20,7 +20,7 @@ GROUPS, GROUP_CHANNELS, GLOBAL_CHANNELS = 5, 12, 7
 
 
 def _fuse(name):
-    """A fusion with random parameters, its parameters, its inputs and its result."""
+    """Applies a fusion with random parameters: returns parameters, both inputs and the result."""
     rng = np.random.default_rng(0)
     fusion = FUSIONS[name](GROUP_CHANNELS, GLOBAL_CHANNELS, GROUPS, rngs=nnx.Rngs(0))
     params = jax.tree.map(
@@ -42,7 +42,7 @@ def _repeat(features):
     return np.repeat(features[:, None], GROUPS, axis=1)
 
 
-def test_none_is_the_group_feature_alone_and_concat_joins_the_global_one():
+def test_none_and_concat():
     _, groups, _, fused = _fuse("none")
     np.testing.assert_array_equal(fused, groups)
     _, groups, features, fused = _fuse("concat")
@@ -106,7 +106,7 @@ def test_attention_starts_as_concat():
 
 
 def _outputs(config):
-    """Shapes of the params, and of what the network returns."""
+    """Shapes of the params and of the outputs."""
     builder = build.network_builder(config, CELEBA)
     variables = jax.eval_shape(lambda key: functional.init(builder, key), jax.random.key(0))
     size = config.data.image_size
@@ -117,7 +117,7 @@ def _outputs(config):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_fusion_has_a_network(fusion, monkeypatch):
+def test_every_fusion_builds_a_network(fusion, monkeypatch):
     monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
     params, _ = _outputs(tiny_config(trunk="stub", fusion=fusion))
     group_channels, global_channels = 3 * 2 * 8, StubTrunk.channels[-1]
@@ -138,14 +138,14 @@ def test_global_multiscale_pools_every_stage_that_mgmtn_reads(image_size, stages
 
 
 def _largest(text):
-    """Elements of the largest array in a program, as StableHLO or as compiled HLO writes shapes."""
+    """Number of elements of the largest array in a program, given as StableHLO or compiled HLO."""
     shapes = re.findall(r"tensor<((?:\d+x)+)[a-z]", text) or re.findall(
         r"[a-z]\d+\[([\d,]+)\]", text
     )
     return max(math.prod(map(int, re.findall(r"\d+", shape))) for shape in shapes)
 
 
-def test_pooling_makes_no_copy_of_the_feature_map_for_each_mask():
+def test_pooling_does_not_copy_the_feature_map_for_each_mask():
     batch, cells, channels, num_masks = 2, 14, 16, 8
     features = jax.ShapeDtypeStruct((batch, cells, cells, channels), jnp.float32)
     masks = jax.ShapeDtypeStruct((batch, cells, cells, num_masks), jnp.float32)
@@ -159,14 +159,14 @@ def test_pooling_makes_no_copy_of_the_feature_map_for_each_mask():
 
     copies = batch * cells * cells * channels * num_masks
     lowered = jax.jit(jax.grad(loss, (0, 1))).lower(features, masks)
-    # The map and its fourth power stand side by side: twice its size, whatever the number of masks.
+    # The map and its fourth power are concatenated: twice its size for any number of masks.
     assert _largest(lowered.as_text()) == 2 * copies / num_masks
     assert _largest(lowered.compile().as_text()) <= 2 * copies / num_masks
     assert _largest(jax.jit(copying_loss).lower(features, masks).as_text()) == copies
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_the_whole_of_g2ff_makes_no_such_copy(fusion):
+def test_g2ff_does_not_copy_the_feature_map_for_each_mask(fusion):
     batch, channels, num_masks = 2, 16, 8
 
     def loss(features, masks):

@@ -1,7 +1,8 @@
-"""Published weights: every key accounted for, and features equal to timm's for the same weights.
+"""Published weights: every key matches, and features equal timm's for the same weights.
 
-`tests/goldens/make_goldens.py` wrote what timm's networks made of `random_weights`; the weights are
-not stored but made again, and go through a safetensors file as published ones would.
+`tests/goldens/make_goldens.py` stored the features that timm's networks compute with
+`random_weights`. The weights are not stored but generated again, and pass through a safetensors
+file as published ones would.
 """
 
 import json
@@ -26,7 +27,7 @@ WITH_FEATURES = ("resnet18", "resnet50", "resnet50d", "resnest50d")
 
 
 def _trunk(name, width=64):
-    # nnx.Rngs counts its draws in an array, and under a trace flax 0.12.8 takes longer for each.
+    # nnx.Rngs counts its draws in an array; traced in flax 0.12.8, each draw takes longer.
     rngs = types.SimpleNamespace(params=lambda: jax.random.key(0))
     return TRUNKS[name](width=width, rngs=rngs)
 
@@ -50,7 +51,7 @@ def _golden(name):
 
 @pytest.fixture
 def published(tmp_path):
-    """Writes a file of these shapes, for one test alone: pytest would keep 100 MB of each."""
+    """Writes a weights file and deletes it after the test: pytest would keep 100 MB of each."""
     path = tmp_path / "published.safetensors"
 
     def write(shapes):
@@ -61,9 +62,9 @@ def published(tmp_path):
     path.unlink()
 
 
-# The others' are proven by their features.
+# The other trunks are covered by the test of their features.
 @pytest.mark.parametrize("name", sorted({*ResNet.blocks, *ResNeSt.blocks} - {*WITH_FEATURES}))
-def test_names_and_shapes_are_the_published_ones(name):
+def test_names_and_shapes_equal_the_published_ones(name):
     params, batch_stats = _abstract(name)
     ours = imagenet_weights.published_shapes(params, batch_stats)
     expected = {
@@ -76,7 +77,7 @@ def test_names_and_shapes_are_the_published_ones(name):
 
 
 @pytest.mark.parametrize("name", WITH_FEATURES)
-def test_features_equal_timm_s(name, published):
+def test_features_equal_timm(name, published):
     golden, shapes = _golden(name)
     path = published(shapes)
     params, batch_stats = imagenet_weights.load_imagenet(path, *_abstract(name))
@@ -87,33 +88,33 @@ def test_features_equal_timm_s(name, published):
         feature = np.asarray(feature)
         sample, mean = golden[f"c{level}"], golden[f"c{level}_mean"]
         step = feature.shape[-1] // sample.shape[-1]
-        # Relative to the map's own size, and no worse for any single value.
+        # The tolerance is relative to the map's standard deviation, and holds for every value.
         np.testing.assert_allclose(
             feature[..., ::step], sample, rtol=1e-4, atol=1e-4 * sample.std()
         )
         np.testing.assert_allclose(feature.mean((0, 1, 2)), mean, rtol=1e-4, atol=1e-4 * mean.std())
 
 
-def test_what_does_not_fit_is_listed_in_one_sentence(published):
+def test_all_mismatches_are_listed_in_one_sentence(published):
     _, shapes = _golden("resnet18")
     del shapes["bn1.running_var"], shapes["fc.weight"], shapes["bn1.num_batches_tracked"]
     shapes |= {"layer1.0.conv1.weight": (3, 3, 64, 64), "conv_stem.weight": (3,)}
     path = published(shapes)
     expected = (
-        f"{path} does not fit this trunk; missing: bn1.running_var; left over: conv_stem.weight; "
-        "of another shape: layer1.0.conv1.weight (3, 3, 64, 64) for (64, 64, 3, 3)"
+        f"{path} does not fit this trunk; missing: bn1.running_var; unexpected: conv_stem.weight; "
+        "wrong shape: layer1.0.conv1.weight is (3, 3, 64, 64), expected (64, 64, 3, 3)"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         imagenet_weights.load_imagenet(path, *_abstract("resnet18"))
 
 
-def test_only_the_standard_width_and_whole_files_are_taken(published):
+def test_other_widths_and_damaged_files_are_refused(published):
     path = published({"conv1.weight": (64, 3, 7, 7)})
-    with pytest.raises(ValueError, match="fit trunks of width 64, and this one has 32"):
+    with pytest.raises(ValueError, match=r"fit trunks of width 64, and model\.width is 32"):
         imagenet_weights.load_imagenet(path, *_abstract("resnest50d", width=32))
     standard = _abstract("resnet18")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="is no safetensors file that NumPy can hold"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         imagenet_weights.load_imagenet(path, *standard)
     with pytest.raises(FileNotFoundError, match="absent"):
         imagenet_weights.load_imagenet(path.parent / "absent", *standard)

@@ -1,4 +1,4 @@
-"""What a network starts with: what an earlier one has learned, as far as it fits."""
+"""Initialisation from the workdir of an earlier run, as far as it fits."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def _state(config, attribute_set):
 
 
 def _changed(before, after):
-    """The parts of a network whose every array with more than one axis differs."""
+    """Part -> True if every array with more than one axis differs."""
     return {
         part: all(
             not np.array_equal(a, b)
@@ -36,9 +36,9 @@ def _changed(before, after):
     }
 
 
-def test_all_but_the_heads_of_other_attributes_is_taken_over(workdir):
+def test_other_attributes_take_over_everything_but_the_heads(workdir):
     config = tiny_config(pretrained=str(workdir))
-    others = AttributeSet.create(["Smiling", "Bald", "Tall"])  # as many, but not the same
+    others = AttributeSet.create(["Smiling", "Bald", "Tall"])  # the same number, different names
     state = _state(config, others)
     started = with_pretrained(config.model, others, state)
     assert _changed(state["params"], started["params"]) == {
@@ -48,7 +48,7 @@ def test_all_but_the_heads_of_other_attributes_is_taken_over(workdir):
         "heads": False,
     }
     jax.tree.map(np.testing.assert_array_equal, started["ema"], started["params"])
-    # The step writes over both.
+    # The training step donates both, so they must not share memory.
     averages, weights = (jax.tree.leaves(started[name]) for name in ("ema", "params"))
     assert not any(map(np.may_share_memory, averages, weights))
     assert started["step"] == 0
@@ -78,6 +78,23 @@ def test_a_baseline_takes_the_trunk_alone(workdir):
     state = _state(config, ATTRIBUTES)
     started = with_pretrained(config.model, ATTRIBUTES, state)
     assert _changed(state["params"], started["params"]) == {"trunk": True, "head": False}
+
+
+def test_heads_are_not_taken_over_when_the_order_of_groups_differs(tmp_path):
+    groups = {"left": ["a"], "right": ["b"]}
+    earlier = AttributeSet.create(["a", "b"], groups)
+    reordered = AttributeSet.create(["a", "b"], dict(reversed(groups.items())))
+    assert earlier.group_names == ("left", "right")
+    assert reordered.group_names == ("right", "left")
+    write_workdir(tmp_path, attribute_set=earlier, seed=1)
+    config = tiny_config(pretrained=str(tmp_path))
+    state = _state(config, reordered)
+    started = with_pretrained(config.model, reordered, state)
+    saved, _ = random_variables(network_builder(tiny_config(), earlier), seed=1)
+    # Heads are stored by position: head 0 is of group left there, and of group right here.
+    loaded = started["params"]["heads"]["0"]["kernel"]
+    assert not np.array_equal(loaded, saved["heads"]["0"]["kernel"])
+    np.testing.assert_array_equal(loaded, state["params"]["heads"]["0"]["kernel"])
 
 
 def test_another_trunk_is_refused(workdir):

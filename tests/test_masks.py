@@ -1,4 +1,4 @@
-"""AML: every form of masks, and what each way of training moves."""
+"""AML: every form of masks, and which parts each way of training updates."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def stub_config(monkeypatch):
 
 
 @pytest.mark.parametrize("masks", build.CHOICES["masks"])
-def test_every_form_of_masks_fits_the_same_steps(masks, stub_config):
+def test_every_form_of_masks_trains_and_evaluates(masks, stub_config):
     config = stub_config(masks=masks)
     config.data.image_size = 35
     builder = build.network_builder(config, ATTRIBUTES)
@@ -51,7 +51,7 @@ def test_every_form_of_masks_fits_the_same_steps(masks, stub_config):
         prediction.make_eval_step(network, config), state["params"], state["batch_stats"], batch
     )
     assert result["probabilities"].shape == (2, 2)
-    # Masks that are not predicted have no loss, no picture and no IoU.
+    # Masks that are not predicted have no loss, no probabilities and no IoU.
     predicted = masks in aml.MASK_PARTS
     assert predicted == ("aml" in state["params"])
     assert predicted == ("mask_loss" in scalars) == ("masks" in result) == ("union" in result)
@@ -77,7 +77,7 @@ def test_max_pool_leaves_out_an_odd_last_row():
     np.testing.assert_array_equal(max_pool_2x2(x), nnx.max_pool(x, (2, 2), strides=(2, 2)))
 
 
-def test_oracle_masks_are_the_drawn_regions_and_ones_where_landmarks_are_a_guess():
+def test_oracle_masks_are_the_drawn_regions_or_ones_for_invalid_landmarks():
     batch = tiny_batch(3)
     landmarks = layers.Landmarks(batch["landmarks"], jnp.array([True, False, True]))
     features = [jnp.zeros((3, 8, 8, 1))]
@@ -92,11 +92,11 @@ def test_oracle_masks_are_the_drawn_regions_and_ones_where_landmarks_are_a_guess
     assert 0 < drawn.mean() < 1
     np.testing.assert_array_equal(masks[0], drawn)
     np.testing.assert_array_equal(masks[1], jnp.ones_like(drawn))
-    with pytest.raises(ValueError, match="drawn from landmarks, and the network got none"):
+    with pytest.raises(ValueError, match="the network was called without"):
         aml.OracleMasks()(batch["image"], features, None, train=False)
 
 
-def test_an_oracle_network_looks_where_the_landmarks_are(stub_config):
+def test_oracle_network_depends_on_the_landmarks(stub_config):
     builder = build.network_builder(stub_config(masks="oracle"), ATTRIBUTES)
     network, variables = functional.create(builder), random_variables(builder)
     batch = tiny_batch(2)
@@ -106,7 +106,7 @@ def test_an_oracle_network_looks_where_the_landmarks_are(stub_config):
     outputs, _ = run(*variables, images, landmarks)
     moved, _ = run(*variables, images, landmarks._replace(points=landmarks.points + 8))
     assert np.abs(outputs.attribute_logits - moved.attribute_logits).max() > 1e-3
-    # A guess moves nothing: both faces of the batch get masks of ones, as in `uniform`.
+    # Invalid landmarks have no effect: both faces get masks of ones, as in `uniform`.
     guesses = [
         run(*variables, images, layers.Landmarks(landmarks.points + shift, np.zeros(2, bool)))[0]
         for shift in (0, 8)
@@ -117,7 +117,7 @@ def test_an_oracle_network_looks_where_the_landmarks_are(stub_config):
     np.testing.assert_allclose(ones.attribute_logits, guesses[0].attribute_logits, atol=1e-5)
 
 
-def test_a_unet_joins_each_pixel_to_the_whole_image(stub_config):
+def test_a_unet_connects_each_pixel_to_the_whole_image(stub_config):
     builder = build.network_builder(stub_config(masks="unet"), ATTRIBUTES)
     network = functional.create(builder)
     images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
@@ -154,7 +154,7 @@ def test_the_attribute_loss_reaches_the_masks_only_if_they_are_trained_jointly(s
 
 
 @pytest.mark.parametrize(("masks", "mask_parts"), [("fcn", {"trunk", "aml"}), ("unet", {"aml"})])
-def test_each_stage_moves_its_own_parts(masks, mask_parts):
+def test_each_stage_updates_its_own_parts(masks, mask_parts):
     config = tiny_config(masks=masks, mask_training="two_stage")
     config.loss.mask_only_fraction = MASK_ONLY_STEPS / NUM_STEPS
     optimizer, schedule = optimization.create_optimizer(config, NUM_STEPS)
@@ -170,7 +170,7 @@ def test_each_stage_moves_its_own_parts(masks, mask_parts):
         params = optax.apply_updates(params, updates)
 
 
-def test_two_stages_train_the_masks_and_then_the_rest(stub_config):
+def test_two_stages_train_the_masks_then_the_rest(stub_config):
     config = stub_config(mask_training="two_stage")
     builder = build.network_builder(config, ATTRIBUTES)
     optimizer, schedule = optimization.create_optimizer(config, NUM_STEPS)
@@ -192,7 +192,7 @@ def test_two_stages_train_the_masks_and_then_the_rest(stub_config):
             middle = state
         state, scalars = step(state, batch)
         rows.append(jax.device_get(scalars))
-    # The masks' trunk and head are the same to the bit, the others have moved and learned.
+    # The mask parts are frozen to the bit in the second stage; the rest has learned.
     for part in ("trunk", "aml"):
         jax.tree.map(np.testing.assert_array_equal, state["params"][part], middle["params"][part])
     for part in ("g2ff", "heads"):
@@ -201,7 +201,7 @@ def test_two_stages_train_the_masks_and_then_the_rest(stub_config):
     assert rows[-1]["mask_loss"] == rows[MASK_ONLY_STEPS]["mask_loss"]
     assert rows[-1]["attribute_loss"] < 0.9 * rows[MASK_ONLY_STEPS]["attribute_loss"]
     np.testing.assert_allclose(rows[0]["loss"], 0.5 * rows[0]["mask_loss"], rtol=1e-6)
-    # Each stage warms up by itself.
+    # Each stage has its own warm-up.
     rates = [float(row["learning_rate"]) for row in rows]
     assert rates[0] == rates[MASK_ONLY_STEPS] < rates[MASK_ONLY_STEPS + 2] == max(rates)
 
@@ -218,12 +218,3 @@ def test_a_stage_without_a_step_is_refused(fraction):
     config.loss.mask_only_fraction = fraction
     with pytest.raises(ValueError, match=f"={fraction} of {NUM_STEPS} steps leaves"):
         optimization.create_optimizer(config, NUM_STEPS)
-
-
-def test_the_config_of_an_older_version_is_one_sentence():
-    config = tiny_config().unlock()
-    del config.model.masks
-    with pytest.raises(
-        ValueError, match=r"the config has no model\.masks: an older version made it"
-    ):
-        build.network_builder(config, CELEBA)

@@ -1,4 +1,4 @@
-"""The networks: shapes, what reaches what, and formulas against their plain forms."""
+"""The networks: shapes, dependencies, and formulas against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def _create(config, attribute_set=CELEBA):
     return functional.create(build), params, batch_stats
 
 
-def test_a_standard_resnet50_has_the_published_number_of_parameters():
+def test_resnet50_has_the_published_number_of_parameters():
     trunk = nnx.eval_shape(lambda: ResNet("resnet50", rngs=nnx.Rngs(0)))
     leaves = jax.tree.leaves(nnx.state(trunk, nnx.Param))
     # 25,557,032 of torchvision's resnet50, less the classifier's 2048 * 1000 + 1000.
@@ -59,7 +59,7 @@ def test_masked_pool_is_the_pooled_product_of_mask_and_features():
         np.testing.assert_allclose(pooled[:, k, 4:], fourth, rtol=1e-3)
 
 
-def test_masked_pool_has_finite_gradients_where_nothing_is_seen():
+def test_masked_pool_has_finite_gradients_for_empty_masks():
     zeros = jnp.zeros((1, 4, 4, 2))
     gradient = jax.grad(lambda x: masked_pool(x, jnp.zeros((1, 4, 4, 3))).sum())(zeros)
     assert np.isfinite(gradient).all()
@@ -75,13 +75,13 @@ def test_outputs(dtype):
     assert outputs.attribute_logits.dtype == outputs.mask_logits.dtype == jnp.float32
     leaves = jax.tree.leaves((params, batch_stats))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
-    # What a seed means: an option that is not chosen draws no random number and adds no parameter.
+    # Pins what a seed means: options that are not chosen draw no random numbers.
     assert sum(leaf.size for leaf in leaves) == 186_568
     last_draws = params["heads"]["7"]["kernel"][:3, 0]
     np.testing.assert_allclose(last_draws, [-0.0489923, -0.02160819, -0.04339766], rtol=1e-5)
 
 
-def test_each_head_answers_for_its_own_attributes():
+def test_each_head_predicts_its_own_attributes():
     attribute_set = AttributeSet.create(
         ("a", "b", "c", "d"), {"hair": ("d", "a"), "beard": ("c",)}, {"beard": "mouth"}
     )
@@ -96,7 +96,7 @@ def test_each_head_answers_for_its_own_attributes():
     np.testing.assert_allclose(outputs.attribute_logits, [[100, 200, 300, 400]] * 2, atol=20)
 
 
-def test_evaluation_leaves_batch_statistics_and_training_moves_them():
+def test_training_updates_batch_statistics_and_evaluation_does_not():
     network, params, batch_stats = _create(tiny_config(name="global"))
     images = prediction.normalize(tiny_batch(batch_size=4)["image"], jnp.float32)
     _, kept = jax.jit(network)(params, batch_stats, images)
@@ -107,6 +107,6 @@ def test_evaluation_leaves_batch_statistics_and_training_moves_them():
 
 
 @pytest.mark.parametrize("field", build.CHOICES)
-def test_unknown_names_are_answered_with_the_known_ones(field):
+def test_unknown_names_are_refused_with_the_known_ones(field):
     with pytest.raises(ValueError, match=f"model.{field}='resnet17' is not one of"):
         network_builder(tiny_config(**{field: "resnet17"}), CELEBA)

@@ -90,7 +90,10 @@ def _run_in_shell(text, env):
 
 
 def test_fine_tuning_keeps_all_but_the_heads(folder):
-    assert "weights of build/demo/run, step 3; at random: heads\n" in (folder / "log").read_text()
+    assert (
+        "initialised from build/demo/run, step 3; randomly initialised: heads\n"
+        in (folder / "log").read_text()
+    )
 
 
 def test_its_drawn_faces_are_what_its_table_says(folder):

@@ -1,4 +1,4 @@
-"""Losses, the step, the mesh: what a step computes, wherever it runs."""
+"""The training step on one device and on a mesh, sharding, and weight decay."""
 
 import functools
 import math
@@ -18,37 +18,14 @@ from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import TRUNKS, network_builder
 from mgmtn_jax.runs import partitioning
-from mgmtn_jax.training import losses, optimization
+from mgmtn_jax.training import optimization
 from mgmtn_jax.training.step import init_state, make_train_step
 from tests.helpers.stubs import StubTrunk, random_variables
 from tests.helpers.tiny import tiny_batch, tiny_config
 
-# Heads are most of what XLA compiles, and a test that runs a step once need not compile it well.
+# Heads dominate compile time, and a test that runs a step once needs no optimized program.
 ATTRIBUTES = AttributeSet.create(["Smiling", "Eyeglasses", "Tall"])
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
-
-
-def test_unknown_attributes_count_for_nothing():
-    logits = np.array([[2.0, -1.0, 5.0], [0.5, 9.0, -9.0]], np.float32)
-    labels = np.array([[1, 0, -1], [0, -1, -1]], np.int8)
-    known = [np.log1p(np.exp(-2.0)), np.log1p(np.exp(-1.0)), np.log1p(np.exp(0.5))]
-    np.testing.assert_allclose(losses.attribute_loss(logits, labels), np.mean(known), rtol=1e-6)
-    assert losses.attribute_loss(logits, np.full_like(labels, -1)) == 0.0
-    groups = AttributeSet.create(["a", "b", "c"], {"eyes": ["a"], "hair": ["b", "c"]})
-    parts = losses.group_losses(logits, labels, groups)
-    assert list(parts) == ["loss/eyes", "loss/hair"]
-    np.testing.assert_allclose(parts["loss/eyes"], (known[0] + known[2]) / 2, rtol=1e-6)
-    np.testing.assert_allclose(parts["loss/hair"], known[1], rtol=1e-6)
-
-
-def test_mask_loss_is_zero_for_right_masks_and_skips_guessed_landmarks():
-    masks = np.random.default_rng(0).random((2, 8, 8, 3)) < 0.4
-    right = np.where(masks, 40.0, -40.0).astype(np.float32)
-    assert losses.mask_loss(right, masks, np.array([True, True])) < 1e-5
-    half_wrong = right * np.array([1.0, -1.0], np.float32)[:, None, None, None]
-    assert losses.mask_loss(half_wrong, masks, np.array([True, False])) < 1e-5
-    assert losses.mask_loss(half_wrong, masks, np.array([True, True])) > 10
-    assert losses.mask_loss(half_wrong, masks, np.array([False, False])) == 0.0
 
 
 def _step(config, parameters_at_use=None):
@@ -58,7 +35,7 @@ def _step(config, parameters_at_use=None):
 
 
 def _setup(config):
-    """The step, and the state before the first."""
+    """The training step and its initial state."""
     build = network_builder(config, ATTRIBUTES)
     optimizer, _ = optimization.create_optimizer(config, 30)
     init = jax.jit(
@@ -68,45 +45,7 @@ def _setup(config):
     return _step(config), init(jax.random.key(0))
 
 
-@pytest.fixture
-def plain_config(monkeypatch):
-    """A network without norms, dropout or masks: what it learns of rows is a mean over them."""
-    monkeypatch.setitem(TRUNKS, "stub", StubTrunk)
-    config = tiny_config(dropout=0.0, trunk="stub", name="global")
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 0.5
-    return config
-
-
-def test_the_parts_of_a_batch_add_up_to_the_whole(plain_config):
-    batch = tiny_batch(num_attributes=3)
-    batch["labels"] = np.maximum(batch["labels"], 0)  # Parts weigh alike, known or not.
-    results = []
-    for parts in (1, 4):
-        plain_config.train.accumulate = parts
-        step, state = _setup(plain_config)
-        after, scalars = jax.jit(step)(state, batch)
-        assert not np.array_equal(after["params"]["head"]["bias"], state["params"]["head"]["bias"])
-        results.append((after["params"], {name: float(value) for name, value in scalars.items()}))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
-    plain_config.train.accumulate = 3
-    with pytest.raises(ValueError, match=r"train.accumulate=3 does not divide data.batch_size=8"):
-        _setup(plain_config)
-
-
-def test_averaged_weights_follow_their_definition(plain_config):
-    plain_config.train.ema = 0.25
-    step, state = _setup(plain_config)
-    step, batch = jax.jit(step), tiny_batch(num_attributes=3)
-    expected = state["params"]["head"]["bias"]
-    for decay in (0.1, 2 / 11, 0.25, 0.25):
-        state, _ = step(state, batch)
-        expected = decay * expected + (1 - decay) * state["params"]["head"]["bias"]
-        np.testing.assert_allclose(state["ema"]["head"]["bias"], expected, rtol=1e-5, atol=1e-7)
-    assert np.abs(expected - state["params"]["head"]["bias"]).max() > 1e-4
-
-
-def test_a_face_and_its_mirror_image_are_told_alike(monkeypatch):
+def test_mirrored_evaluation_is_symmetric(monkeypatch):
     monkeypatch.setitem(TRUNKS, "stub", StubTrunk)
     config = tiny_config(trunk="stub", masks="oracle")
     build = network_builder(config, ATTRIBUTES)
@@ -131,16 +70,16 @@ def test_a_face_and_its_mirror_image_are_told_alike(monkeypatch):
 @pytest.fixture(scope="module")
 def stub_trunk():
     with pytest.MonkeyPatch.context() as patch:
-        # The norms left are those of the mask decoder and the fusion: they compile faster.
+        # Only the mask decoder and G2FF have norms then, which compiles faster.
         patch.setitem(TRUNKS, "stub", StubTrunk)
         yield
 
 
 @pytest.fixture(scope="module")
 def alone(stub_trunk):
-    """Ten steps on one device: the config, the state before, what each said, the state after."""
+    """Ten steps on one device: config, initial state, scalars of each step, final state."""
     config = tiny_config(dropout=0.0, trunk="stub")
-    # Adam's first step is the gradient's sign, which rounding decides where a gradient is zero.
+    # Adam's first update is the sign of the gradient, which is rounding noise at zero gradients.
     config.optimizer.name = "sgd"
     step, before = _setup(config)
     step, state, rows = jax.jit(step, compiler_options=FAST_COMPILE), before, []
@@ -151,7 +90,7 @@ def alone(stub_trunk):
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])
-def test_ten_steps_are_the_same_on_one_device_and_on_a_mesh(fsdp, alone, monkeypatch):
+def test_ten_steps_equal_on_one_device_and_on_a_mesh(fsdp, alone, monkeypatch):
     monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)
     config, before, rows, after = alone
     mesh = partitioning.create_mesh(-1, fsdp, batch_size=8)
@@ -168,7 +107,7 @@ def test_ten_steps_are_the_same_on_one_device_and_on_a_mesh(fsdp, alone, monkeyp
         .lower(state, batch)
         .compile(FAST_COMPILE)
     )
-    # Gradients are summed once, and nothing is gathered but the parameters that are split.
+    # Gradients are all-reduced once, and only split parameters are gathered.
     leaves = list(
         zip(jax.tree.leaves(before["params"]), jax.tree.leaves(shardings["params"]), strict=True)
     )
@@ -192,7 +131,7 @@ def test_ten_steps_are_the_same_on_one_device_and_on_a_mesh(fsdp, alone, monkeyp
         )
 
 
-def test_training_learns_one_batch_by_heart(stub_trunk):
+def test_training_overfits_one_batch(stub_trunk):
     config = tiny_config(dropout=0.0, trunk="stub")
     config.optimizer.weight_decay = 0.0
     config.optimizer.learning_rate = 2e-2
@@ -210,7 +149,7 @@ def test_training_learns_one_batch_by_heart(stub_trunk):
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_weight_decay_spares_biases_and_norms(name):
+def test_weight_decay_excludes_biases_and_norms(name):
     config = tiny_config()
     config.optimizer.name = name
     optimizer, _ = optimization.create_optimizer(config, 10)
@@ -234,7 +173,7 @@ def test_fsdp_splits_the_largest_divisible_axis_of_large_leaves():
     assert shardings["odd"].spec == shardings["small"].spec == PartitionSpec()
 
 
-def test_fsdp_leaves_each_device_a_sixth_of_a_large_networks_state_at_most():
+def test_fsdp_leaves_each_device_at_most_a_sixth_of_a_large_state():
     config = common.get_config()
     config.model.trunk = "resnet50"
     optimizer, _ = optimization.create_optimizer(config, 10)
@@ -256,6 +195,6 @@ def test_fsdp_leaves_each_device_a_sixth_of_a_large_networks_state_at_most():
         ((4, 1, 8), "mesh.data=4 x mesh.fsdp=1 is not the 8 devices"),
     ],
 )
-def test_a_mesh_that_does_not_fit_is_refused_with_both_numbers(arguments, message):
+def test_invalid_mesh_is_refused_with_both_numbers(arguments, message):
     with pytest.raises(ValueError, match=message):
         partitioning.create_mesh(*arguments)

@@ -1,4 +1,4 @@
-"""The trunks: what all of them promise, and their parts against plain forms."""
+"""The trunks: their common interface, and their layers against plain forms."""
 
 import functools
 
@@ -31,12 +31,12 @@ def test_four_stages_at_odd_sizes_and_half_precision(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32)}
 
 
-# What is compiled here runs once.
+# Every program runs once, so compiling it fast matters more than running it fast.
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.mark.parametrize("kind", [resnet.BasicBlock, resnet.BottleneckBlock, ResNeStBlock])
-def test_a_block_begins_as_its_shortcut(kind):
+def test_a_block_starts_as_its_shortcut(kind):
     @_jit
     def run(x):
         make = functools.partial(kind, average=True, dtype=layers.FLOAT32, rngs=nnx.Rngs(0))
@@ -52,7 +52,7 @@ def test_a_block_begins_as_its_shortcut(kind):
     np.testing.assert_array_equal(halved, shortcut)
 
 
-def test_average_shortcut_takes_the_mean_of_the_pixels_there_are():
+def test_average_shortcut_ignores_padding():
     @_jit
     def run(x):
         layer = resnet.AverageConvNorm(1, 1, 1, dtype=layers.FLOAT32, rngs=nnx.Rngs(0))
@@ -64,7 +64,7 @@ def test_average_shortcut_takes_the_mean_of_the_pixels_there_are():
     np.testing.assert_allclose(means[0, ..., 0], expected, rtol=1e-4)
 
 
-def test_grouped_convolution_equals_the_library_s():
+def test_grouped_convolution_equals_flax():
     @_jit
     def run(x):
         layer = functools.partial(nnx.Conv, 8, 12, (3, 3), 2, padding=1, feature_group_count=4)

@@ -4,20 +4,21 @@
     python -m experiments.train --config=experiments/configs/celeba_resnest50_unet.py \\
         --workdir=runs/celeba_resnest50_unet --config.data.dir=data/celeba
 
-From ImageNet weights (timm's resnest50d, as safetensors), add
+To start from ImageNet weights (timm's resnest50d, as safetensors), add
 
         --config.model.pretrained=resnest50d.safetensors --config.train.num_epochs=10 \\
         --config.optimizer.learning_rate=3e-4
 
-54.62 M parameters; 41.72 G multiply-adds a face, ten times those of `celeba_resnet50.py` (XLA's
-count, by `experiments.benchmark step`). If memory runs out, --config.train.accumulate=4.
+54.62 M parameters; 41.72 G multiply-adds a face, ten times those of `celeba_resnet50.py` (counted
+by XLA, with `experiments.benchmark step`). If memory runs out, add --config.train.accumulate=4.
 
-Never run: we had no accelerator and no full CelebA. Reported (by reviews of the paper, not checked
-against it): trunk, U-Net, a mask for each of eight groups, 227 pixels, features of strides 8, 16
-and 32, and 92.30 % mean accuracy. Ours, because not known: all else, such as the U-Net's width,
-fusion, losses and the recipe (that of `celeba_resnet50.py`). Where FaRL's 98 points are reported,
-dlib's 68, drawn as regions, teach the masks. The U-Net shares nothing with the trunk, so training
-both at once (stop_gradient) is training each by itself.
+Never run: no accelerator and no full copy of CelebA was available. Reported (by reviews of the
+paper, not checked against it): trunk, U-Net, one mask for each of eight groups, 227 pixels,
+features of strides 8, 16 and 32, and 92.30 % mean accuracy. Ours, because not known: everything
+else, such as the U-Net's width, fusion, losses and the recipe (that of `celeba_resnet50.py`).
+Reported are masks from FaRL's 98 landmarks; here regions drawn from dlib's 68 landmarks are the
+ground-truth masks. The U-Net shares no layer with the trunk, so training both at once
+(stop_gradient) equals training each by itself.
 """
 
 import ml_collections

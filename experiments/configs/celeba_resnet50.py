@@ -4,22 +4,23 @@
     python -m experiments.train --config=experiments/configs/celeba_resnet50.py \\
         --workdir=runs/celeba_resnet50 --config.data.dir=data/celeba
 
-From ImageNet weights (torchvision's or timm's, as safetensors), which want a smaller step and less
-time:
+To start from ImageNet weights (torchvision's or timm's, as safetensors), which need a smaller
+learning rate and fewer epochs, add
 
         --config.model.pretrained=resnet50.safetensors --config.train.num_epochs=10 \\
         --config.optimizer.learning_rate=3e-4
 
-The baseline is the same with --config.model.name=global.
+The baseline is the same command with --config.model.name=global.
 
-23.87 M parameters; 4.10 G multiply-adds a face, 1.03 times the plain ResNet-50 (XLA's count, by
-`experiments.benchmark step`).
+23.87 M parameters; 4.10 G multiply-adds a face, 1.03 times those of the plain ResNet-50 (counted by
+XLA, with `experiments.benchmark step`).
 
-Never run: we had no accelerator and no full CelebA. Public code for ResNets on CelebA takes SGD,
-batches of 256, flips, and 5 to 10 epochs from ImageNet weights for about 92 % (d-li14,
-face-attribute-prediction). Batch, flips and those 10 epochs are from there. Ours: AdamW, because it
-does not care that our loss is a mean over attributes where theirs is a sum, its rate, the cosine
-decay, 20 epochs from random numbers, and the rotations, sizes and shifts of `common.py`.
+Never run: no accelerator and no full copy of CelebA was available. Public code for ResNets on
+CelebA uses SGD, batches of 256, flips, and 5 to 10 epochs from ImageNet weights for about 92 %
+(d-li14, face-attribute-prediction). Batch size, flips and those 10 epochs are from there. Ours:
+AdamW, because it is insensitive to the scale of the loss (ours is a mean over attributes, theirs a
+sum), its learning rate, the cosine decay, 20 epochs from random initialisation, and the rotations,
+scales and shifts of `common.py`.
 """
 
 import ml_collections

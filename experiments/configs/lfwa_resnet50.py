@@ -5,16 +5,16 @@
         --workdir=runs/lfwa_resnet50 --config.data.dir=data/lfwa \\
         --config.model.pretrained=resnet50.safetensors
 
-6,263 faces are few for a ResNet-50. The weights are torchvision's or timm's, as safetensors; the
-workdir of a training on CelebA serves too (--config.model.pretrained=runs/celeba_resnet50). With
-neither, take `lfwa_small.py`. LFWA has no validation split: its test split is looked at once, at
-the end, and no choice may be made by that figure.
+6,263 faces are few for a ResNet-50, so it starts from pretrained weights: torchvision's or timm's,
+as safetensors, or the workdir of a run on CelebA (--config.model.pretrained=runs/celeba_resnet50).
+With neither, use `lfwa_small.py`. LFWA has no validation split: the test split is evaluated once,
+at the end, and must not be used to choose anything.
 
-23.87 M parameters; 4.10 G multiply-adds a face, 1.03 times the plain ResNet-50 (XLA's count, by
-`experiments.benchmark step`).
+23.87 M parameters; 4.10 G multiply-adds a face, 1.03 times those of the plain ResNet-50 (counted by
+XLA, with `experiments.benchmark step`).
 
-Never run: we had neither an accelerator nor ImageNet weights. All choices are ours, the recipe by
-analogy with `celeba_resnet50.py`; reported is 87.01 % of MGMTN with ResNeSt-50.
+Never run: neither an accelerator nor ImageNet weights were available. All choices are ours, the
+recipe by analogy with `celeba_resnet50.py`. Reported: 87.01 % for MGMTN with ResNeSt-50.
 """
 
 import ml_collections

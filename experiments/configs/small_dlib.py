@@ -1,17 +1,17 @@
-"""Less than 10,000 faces on two cores: dlib's face-recognition network, fine-tuned at 112 pixels.
+"""Fewer than 10,000 faces on two cores: dlib's face-recognition network, fine-tuned at 112 pixels.
 
     python -m landmarks.precompute --source=csv --data_dir=LFWA --out_dir=data/lfwa
     python -m experiments.train --config=experiments/configs/small_dlib.py \\
         --workdir=runs/lfwa --config.data.dir=data/lfwa
 
-The trunk starts with weights that come with the landmark model, so nothing is downloaded.
+The trunk's initial weights are installed with the landmark model, so nothing is downloaded.
 
-5.66 M parameters; 0.18 G multiply-adds a face (XLA's count).
+5.66 M parameters; 0.18 G multiply-adds a face (counted by XLA).
 
-Two cores of an AMD EPYC server, Python 3.12, data.cache=ram, huge pages, 13 minutes: 87.82 % mean
-accuracy on 982 validation faces of other persons (our own split of LFWA), mask IoU 0.906. The
-baseline is the same with --config.model.name=global: 86.78 %. Three seeds each, by
-experiments.ablate; docs/experiments.md has its command, and how the recipe was found.
+Measured on two cores of an AMD EPYC server, Python 3.12, data.cache=ram, huge pages, 13 minutes:
+87.82 % mean accuracy on 982 validation faces of persons not in training (our own split of LFWA),
+mask IoU 0.906. The baseline, the same command with --config.model.name=global: 86.78 %. Three seeds
+each, by experiments.ablate; docs/experiments.md has its command and how the recipe was found.
 
 With --config.train.num_epochs=5, on 7,957 faces of CelebA at half size: 90.24 % on 995 test faces
 (our own split, three seeds), 89.81 % for the baseline.
@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.num_epochs = 14.0
     config.train.ema = 0.995
     config.evaluation.mirror = True
-    # So few epochs learn too little, not too much: dropout and wide augmentation cost accuracy.
+    # So few epochs underfit: dropout and strong augmentation cost accuracy.
     config.model.dropout = 0.0
     config.augmentation.rotation = 4.0
     config.augmentation.scale = 0.05

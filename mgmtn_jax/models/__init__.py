@@ -1,1 +1,1 @@
-"""The networks, one family per file, and the bridge from NNX modules to plain dicts."""
+"""The networks, one family per file, their weights, and the bridge from NNX to plain dicts."""

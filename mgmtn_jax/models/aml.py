@@ -1,14 +1,14 @@
-"""AML, Adaptive Mask Learning: where the region masks come from.
+"""AML, Adaptive Mask Learning: the source of the region masks.
 
 Stated: a pre-trained keypoint model and a fully convolutional network localise facial parts and
 generate group masks. Reported: the network is a U-Net on the image (`models.unet.UNet`), trained as
 pixel-level binary classification with one output per group, and needs no keypoints at inference.
-Ours: `FCNHead`, which works on the trunk's own features, so that masks cost a few per cent of the
-trunk instead of several trunks; the two controls, `OracleMasks` and `UniformMasks`, between which
-every predicted mask stands; and all three ways of training (`MASK_TRAINING`), because whether the
-masks are frozen is not known.
+Ours: `FCNHead`, which decodes the trunk's own features, so that masks cost a few per cent of the
+trunk's computation instead of several times the trunk; the controls `OracleMasks` and
+`UniformMasks`, the upper and lower reference for predicted masks; and the three ways of training
+(`MASK_TRAINING`), because it is not known whether the paper freezes the masks.
 
-All forms have one signature, that of `FCNHead.__call__`, and use what they need of it.
+All forms share the signature of `FCNHead.__call__` and ignore the arguments they do not need.
 """
 
 from __future__ import annotations
@@ -27,32 +27,35 @@ from mgmtn_jax.models.layers import ConvNorm, Landmarks
 from mgmtn_jax.regions import draw_masks
 
 MASK_TRAINING = ("stop_gradient", "joint", "two_stage")
-"""How masks are trained.
+"""Ways of training the masks.
 
-stop_gradient: beside the attributes, by the mask loss alone. What a mask should be is known, and a
-  mask that may drift to please its head stops being one.
-joint: beside the attributes, by both losses: G2FF's gradient reaches the mask logits.
-two_stage: masks first, then frozen. In the first stage only what the masks are a function of moves,
-  by the mask loss; in the second only the rest, by the attribute loss.
+stop_gradient: The mask loss alone trains the mask network, together with the attributes. The
+  gradient of the attribute loss stops at the masks, so that they remain the regions they stand for.
+joint: Mask loss and attribute loss both train the mask network: G2FF's gradient reaches the mask
+  logits.
+two_stage: The masks are trained first and then frozen. The first stage trains only the parts that
+  the masks depend on (`MASK_PARTS`), by the mask loss; the second stage trains only the other
+  parts, by the attribute loss.
 """
 
 MASK_PARTS = {"fcn": ("trunk", "aml"), "unet": ("aml",)}
-"""Form -> the parts of the network that its predicted masks are a function of.
+"""Form -> the parts of the network that its predicted masks depend on.
 
-A head on trunk features keeps its masks only if the trunk stays too, so two_stage training of `fcn`
-learns attributes on a trunk that has seen masks alone. A U-Net is a network of its own, and the
-trunk is free. Parameters are frozen to the bit; running BatchNorm statistics go on being measured,
-of layers that no longer move. All of this is ours.
+A head on trunk features keeps its masks only if the trunk is frozen too, so two_stage training of
+`fcn` learns attributes on a trunk trained by the mask loss alone. A U-Net is a separate network and
+leaves the trunk free. In either stage the frozen parts keep their parameters to the bit, and use
+their running BatchNorm statistics without updating them: in the second stage the masks are exactly
+those of inference. All of this is ours.
 """
 
 
 class Masks(NamedTuple):
-    """What every form returns, in the order of `REGIONS`.
+    """The result of every form, with channels in the order of `REGIONS`.
 
     Attributes:
-      probabilities: in 0..1, on any grid.
-      logits: float32 on the same grid; None for masks that are not predicted: they have no loss and
-        no IoU.
+      probabilities: Values in 0..1, on any grid.
+      logits: Logits on the same grid, float32; None for masks that are not predicted, which have
+        neither a loss nor an IoU.
     """
 
     probabilities: Float[Array, "b m m r"]
@@ -60,7 +63,7 @@ class Masks(NamedTuple):
 
 
 class MaskNetwork(Protocol):
-    """The interface of all forms."""
+    """The interface of all forms of masks."""
 
     def __call__(
         self,
@@ -73,11 +76,11 @@ class MaskNetwork(Protocol):
 
 
 class FCNHead(nnx.Module):
-    """A small top-down decoder on C2..C5 that ends on the grid of C2.
+    """A small top-down decoder of C2..C5 that predicts masks on the grid of C2.
 
-    From coarse to fine: x = upsample(x) + conv1x1(C_i); then conv3x3, and a 1x1 convolution with
-    one logit per region. Regions overlap (the whole face holds the nose), so each channel is a
-    binary classification of its own, as reported. The decoder's form is ours.
+    From coarse to fine: `x = relu(upsample(x) + conv1x1(C_i))`; then conv3x3, and a 1x1 convolution
+    with one logit per region. Regions overlap (the whole face contains the nose), so each channel
+    is a separate binary classification, as reported. The decoder's form is ours.
     """
 
     def __init__(
@@ -90,10 +93,10 @@ class FCNHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Args:
-        in_channels: channels of C2..C5.
-        num_regions: K, the number of masks.
-        width: channels of the decoder.
-        dtype: of the computation.
+        in_channels: Channels of C2..C5.
+        num_regions: Number of masks.
+        width: Channels of the decoder.
+        dtype: Dtype of the computation.
         """
         layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
         self.laterals = nnx.List([layer(channels, width, 1) for channels in in_channels])
@@ -111,10 +114,10 @@ class FCNHead(nnx.Module):
         """Predicts masks on the grid of C2.
 
         Args:
-          images: normalized pixels; this form does not look at them.
+          images: Normalized pixels; unused here.
           features: C2..C5.
-          landmarks: nor at these: a predicted mask needs none.
-          train: whether BatchNorm uses the batch's own statistics.
+          landmarks: Unused here, because predicted masks need no landmarks.
+          train: Let BatchNorm normalize by the batch's own statistics.
         """
         x = self.laterals[-1](features[-1], train=train)
         for lateral, feature in zip(self.laterals[-2::-1], features[-2::-1], strict=True):
@@ -126,9 +129,9 @@ class FCNHead(nnx.Module):
 
 
 class OracleMasks(nnx.Module):
-    """The control from above: the regions drawn from the face's own landmarks, on the grid of C2.
+    """The upper control: ground-truth masks, drawn from landmarks on the grid of C2.
 
-    Faces whose landmarks are a guess get masks of ones.
+    Faces without valid landmarks get masks of ones.
     """
 
     def __call__(
@@ -139,20 +142,22 @@ class OracleMasks(nnx.Module):
         *,
         train: bool,
     ) -> Masks:
-        """See `FCNHead.__call__`.
+        """Draws the masks; see `FCNHead.__call__`.
 
         Raises:
-          ValueError: if there are no landmarks.
+          ValueError: If `landmarks` is None.
         """
         if landmarks is None:
-            raise ValueError("oracle masks are drawn from landmarks, and the network got none")
+            raise ValueError(
+                "model.masks=oracle draws masks from landmarks, and the network was called without"
+            )
         drawn = draw_masks(landmarks.points, images.shape[1], features[0].shape[1])
         valid = landmarks.valid[:, None, None, None]
         return Masks(jnp.where(valid, drawn.astype(jnp.float32), 1.0), None)
 
 
 class UniformMasks(nnx.Module):
-    """The control from below: masks of ones, in a single cell that covers the image."""
+    """The lower control: masks of ones, as a single cell that covers the image."""
 
     def __call__(
         self,
@@ -162,5 +167,5 @@ class UniformMasks(nnx.Module):
         *,
         train: bool,
     ) -> Masks:
-        """See `FCNHead.__call__`."""
+        """Returns ones; see `FCNHead.__call__`."""
         return Masks(jnp.ones((images.shape[0], 1, 1, len(REGIONS)), jnp.float32), None)

@@ -1,4 +1,4 @@
-"""From `config.model` to a constructor call; the only file that knows both."""
+"""Builds networks from `config.model`; the only file that knows both configs and constructors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRUNKS: dict[str, Callable[..., Trunk]] = {
     },
     "dlib_resnet29": DlibResNet,
 }
-"""Trunk name -> its constructor, called as `TRUNKS[name](width=..., dtype=..., rngs=...)`."""
+"""Trunk name -> constructor, called as `TRUNKS[name](width=..., dtype=..., rngs=...)`."""
 
 CHOICES: dict[str, Collection[str]] = {
     "name": ("mgmtn", "global", "global_multiscale"),
@@ -44,31 +44,31 @@ CHOICES: dict[str, Collection[str]] = {
     "mask_training": MASK_TRAINING,
     "fusion": FUSIONS,
 }
-"""Field of `config.model` -> what it may be."""
+"""Field of `config.model` -> allowed values."""
 
 
 def network_builder(
     config: ml_collections.ConfigDict, attribute_set: AttributeSet
 ) -> Callable[[nnx.Rngs], nnx.Module]:
-    """The constructor call that `config.model` describes.
+    """Returns `build(rngs)`, which constructs the network that `config.model` describes.
+
+    Args:
+      config: The resolved config.
+      attribute_set: Names and groups of the labels.
 
     Raises:
-      ValueError: for an unknown name, with the known ones; for a field that is missing, as in the
-        checkpoints of versions that had no such choice; and for two stages without a mask network.
+      ValueError: If a name is unknown, with the known ones, or if two_stage training has no mask
+        network to train.
     """
     model, dtype = config.model, jnp.dtype(config.model.dtype)
-    if "evaluation" not in config:
-        raise ValueError("the config has no evaluation.mirror: an older version made it")
     for field, known in CHOICES.items():
-        if field not in model:
-            raise ValueError(f"the config has no model.{field}: an older version made it")
         if model[field] not in known:
             raise ValueError(f"model.{field}={model[field]!r} is not one of {', '.join(known)}")
     if model.mask_training == "two_stage" and (
         model.name != "mgmtn" or model.masks not in MASK_PARTS
     ):
         raise ValueError(
-            "model.mask_training='two_stage' needs masks to train: model.name=mgmtn and "
+            "model.mask_training='two_stage' needs masks to train: set model.name=mgmtn and "
             f"model.masks={' or '.join(MASK_PARTS)}"
         )
 
@@ -98,11 +98,17 @@ def network_builder(
 
 
 def build_masks(
-    model: ml_collections.ConfigDict, trunk_channels: Sequence[int], rngs: nnx.Rngs
+    model_config: ml_collections.ConfigDict, trunk_channels: Sequence[int], rngs: nnx.Rngs
 ) -> MaskNetwork:
-    """The form of AML that `config.model` names, on a trunk of so many channels."""
-    width, dtype = model.mask_width, jnp.dtype(model.dtype)
-    match model.masks:
+    """Builds the mask network that `model.masks` selects.
+
+    Args:
+      model_config: The config's `model` section.
+      trunk_channels: Channels of the trunk's stages.
+      rngs: Source of the initial parameters.
+    """
+    width, dtype = model_config.mask_width, jnp.dtype(model_config.dtype)
+    match model_config.masks:
         case "fcn":
             return FCNHead(trunk_channels, len(REGIONS), width=width, dtype=dtype, rngs=rngs)
         case "unet":

@@ -1,10 +1,9 @@
-"""dlib's face-recognition network as a trunk, whose weights `dlib_weights` reads.
+"""dlib's face-recognition network as a trunk; `dlib_weights` reads its weights.
 
 A ResNet-34 (He et al. 2015) of half the width with three blocks fewer, trained on three million
-faces (King 2017, "High Quality Face Recognition with Deep Metric Learning"; CC0). Its file comes
-with the package that holds the landmark model, so it is the pretrained trunk that needs no
-download. BatchNorm is gone: it was folded into scales and shifts, which are folded into the
-convolutions here.
+faces (King 2017, "High Quality Face Recognition with Deep Metric Learning"; CC0). Its weights are
+installed with the package of the landmark model, so this pretrained trunk needs no download. There
+is no BatchNorm: dlib folds it into scales and shifts, which are folded into the convolutions here.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ from mgmtn_jax.models.layers import FLOAT32, HE_NORMAL, max_pool_3x3
 
 STEM_WIDTH = 32
 DEPTHS = (3, 4, 3, 3, 1)
-_CHANNELS = (1, 2, 4, 8, 8)  # Of each stage, as multiples of the stem's.
+_CHANNELS = (1, 2, 4, 8, 8)  # channels of each stage, as multiples of the stem's
 
 
 class Block(nnx.Module):
-    """Two 3x3 convolutions beside the identity, or beside 2x2 averages if the stride is 2.
+    """Two 3x3 convolutions with an identity shortcut, or 2x2 average-pooling at stride 2.
 
-    The averages have too few channels: what is missing counts as zero.
+    Where the shortcut has fewer channels or cells than the convolutions, or more, the smaller of
+    the two is padded with zeros.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.stride = stride
-        # At stride 2 the convolution looks at the cells (0, 1, 2), (2, 3, 4), .. and the averages
-        # at (0, 1), (2, 3), ..: padding at the end alone leaves them side by side.
+        # At stride 2 the convolution reads cells (0, 1, 2), (2, 3, 4), ... and the average-pooling
+        # (0, 1), (2, 3), ...: padding only at the end keeps the two aligned.
         end = int(padded)
         layer = functools.partial(
             nnx.Conv, kernel_size=(3, 3), kernel_init=HE_NORMAL, dtype=dtype, rngs=rngs
@@ -62,11 +62,11 @@ class Block(nnx.Module):
 
 
 class DlibResNet(nnx.Module):
-    """A trunk of five stages; C2..C5 and one beyond, whose average dlib's descriptor is made of.
+    """A trunk of five stages: C2..C5 and C6, from whose average dlib computes its descriptor.
 
     Attributes:
-      channels: channels of each stage.
-      strides: their strides in input pixels.
+      channels: Channels of each stage.
+      strides: Strides of the stages in input pixels.
     """
 
     strides = (4, 8, 16, 32, 64)
@@ -80,10 +80,10 @@ class DlibResNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Args:
-        width: channels of the stem; the published weights have 32.
-        padded: whether every map covers the whole image, side / stride cells of it, as masks laid
-          over it must expect. dlib's own network leaves the borders out.
-        dtype: of the computation; parameters stay float32.
+        width: Channels of the stem; 32 in the published weights.
+        padded: Pad so that every map covers the whole image with side / stride cells, as masks
+          require. dlib's own network is not padded and drops the borders.
+        dtype: Dtype of the computation; parameters stay float32.
         """
         self.padded = padded
         self.stem = nnx.Conv(
@@ -113,15 +113,15 @@ class DlibResNet(nnx.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Returns the maps of all stages. `train` changes nothing: there is no BatchNorm.
+        """Returns the maps of all stages. `train` has no effect, because there is no BatchNorm.
 
         Raises:
-          ValueError: if the images are so small that the last stage would have no cell.
+          ValueError: If the images are too small for the last stage to have a cell.
         """
         if min(images.shape[1:3]) < self.strides[-1]:
             raise ValueError(
-                f"dlib_resnet29 needs {self.strides[-1]} pixels a side, and the images have "
-                f"{images.shape[1]}x{images.shape[2]}"
+                f"dlib_resnet29 needs images of at least {self.strides[-1]} pixels a side, and "
+                f"data.image_size gives {images.shape[1]}x{images.shape[2]}"
             )
         x = jax.nn.relu(self.stem(images))
         x = max_pool_3x3(x, (0, int(self.padded)))

@@ -1,8 +1,8 @@
-"""The reader of dlib's published face-recognition weights, for `dlib_resnet.DlibResNet`.
+"""Reads dlib's published face-recognition weights for `dlib_resnet.DlibResNet`.
 
-The file (King 2017, CC0) comes with the package that holds the landmark model, so it needs no
-download. BatchNorm is gone from it: it was folded into scales and shifts, which are folded into the
-convolutions here.
+The file (King 2017, CC0) is installed with the package of the landmark model and needs no download.
+It holds no BatchNorm: dlib folds it into scales and shifts, which are folded into the convolutions
+here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from mgmtn_jax.models.dlib_resnet import DEPTHS, STEM_WIDTH
 from mgmtn_jax.models.functional import Variables
 
-# What the network was trained on: (grey level - mean) / 256.
+# dlib's normalization: (grey level - mean) / 256.
 _MEAN = (122.782, 117.001, 104.298)
 _STD = 256.0
 
@@ -31,16 +31,17 @@ def load_dlib(
     """Reads the published weights.
 
     Args:
-      params: of a `DlibResNet`, for the shapes; `jax.ShapeDtypeStruct`s will do.
-      image_mean: grey levels that the network's input has been freed of, three of them.
-      image_std: those it has been divided by. Both go into the stem's convolution.
+      params: Parameters of a `DlibResNet`, or their `jax.ShapeDtypeStruct`s; only shapes are read.
+      image_mean: Channel means, in grey levels, by which the network's input is normalized.
+      image_std: Channel standard deviations, likewise. The difference from dlib's normalization is
+        folded into the stem's convolution.
 
     Returns:
-      Parameters of the same structure, and the matrix that makes dlib's descriptor of the last
-      stage's average.
+      Parameters of the same structure, and the matrix that maps the average of the last stage to
+      dlib's descriptor.
 
     Raises:
-      ValueError: if the trunk has not the published width.
+      ValueError: If the trunk does not have the published width.
     """
     path = epath.Path(face_recognition_models.face_recognition_model_location())
     layers, descriptor = _read_layers(path.read_bytes())
@@ -63,7 +64,7 @@ def load_dlib(
     wanted = jax.tree.map(lambda leaf: leaf.shape, params)
     if wanted != jax.tree.map(np.shape, loaded):
         raise ValueError(
-            f"dlib's weights fit the trunk dlib_resnet29 of width {STEM_WIDTH}, and this one has "
+            f"dlib's weights fit dlib_resnet29 of width {STEM_WIDTH}, and model.width is "
             f"{wanted['stem']['bias'][0]}"
         )
     return loaded, descriptor
@@ -72,10 +73,10 @@ def load_dlib(
 def _read_layers(
     data: bytes,
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Float32[np.ndarray, "256 128"]]:
-    """Kernels and biases in network order, and the last layer's matrix.
+    """Returns kernels and biases in network order, and the matrix of the last layer.
 
-    dlib writes a network from its input on: layers with a name, which begin with their parameters,
-    and between them only what training has left behind.
+    dlib writes layers in order from the input. A layer starts with its name, followed by its
+    parameters; training state may stand between the layers and is skipped.
     """
     layers, position = [], 0
     for _ in range(1 + 2 * sum(DEPTHS)):
@@ -99,14 +100,14 @@ def _after(name: bytes, data: bytes, position: int) -> int:
 
 
 def _read_int(data: bytes, position: int) -> tuple[int, int]:
-    """A number and where the next thing begins: one byte says how many bytes it has."""
+    """Returns an integer and the position after it; its first byte is the number of bytes."""
     begin = position + 1
     end = begin + data[position]
     return int.from_bytes(data[begin:end], "little"), end
 
 
 def _read_tensor(data: bytes, position: int) -> tuple[Float32[np.ndarray, "n k h w"], int]:
-    """A tensor and where the next thing begins: version, four sizes, float32 numbers."""
+    """Returns a tensor and the position after it: version, four sizes, float32 values."""
     header = []
     for _ in range(5):
         number, position = _read_int(data, position)

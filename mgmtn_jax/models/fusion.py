@@ -1,7 +1,7 @@
-"""How a group's feature p_j and the global feature g become z_j, which the group's head sees.
+"""Fusion of a group feature p_j with the global feature g to z_j, the input of the group's head.
 
 Stated: group features and global features are combined before classification. All formulas are
-ours: the one of the paper is not known to us.
+ours, because the paper's formula is not known to us.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from jaxtyping import Array, Float
 
 
 class GroupOnly(nnx.Module):
-    """No fusion: z_j = p_j. What masks give by themselves, for ablation."""
+    """No fusion, for ablation: z_j = p_j."""
 
     def __init__(
         self, group_channels: int, global_channels: int, num_groups: int, *, rngs: nnx.Rngs
     ):
         """Args:
-        group_channels: of p_j.
-        global_channels: of g.
-        num_groups: K.
+        group_channels: Channels of p_j.
+        global_channels: Channels of g.
+        num_groups: K, the number of groups.
         """
         self.out_channels = group_channels
 
     def __call__(
         self, groups: Float[Array, "b k d"], global_feature: Float[Array, "b c"]
     ) -> Float[Array, "b k e"]:
-        """Returns z_j of `out_channels` for each group.
+        """Returns z_j, of `out_channels` channels, for each group.
 
         Args:
-          groups: p_j, float32.
+          groups: p_j for each group, float32.
           global_feature: g, float32.
         """
         return groups
 
 
 class Concat(nnx.Module):
-    """The default: z_j = [p_j ; g]. Nothing of either is lost, and the heads weigh them."""
+    """Concatenation, the default: z_j = [p_j ; g]. The heads weigh the two."""
 
     def __init__(
         self, group_channels: int, global_channels: int, num_groups: int, *, rngs: nnx.Rngs
@@ -56,7 +56,7 @@ class Concat(nnx.Module):
 
 
 class Add(nnx.Module):
-    """z_j = g + U p_j, with one linear layer U for all groups."""
+    """Addition: z_j = g + U p_j, with one linear layer U shared by all groups."""
 
     def __init__(
         self, group_channels: int, global_channels: int, num_groups: int, *, rngs: nnx.Rngs
@@ -73,7 +73,7 @@ class Add(nnx.Module):
 
 
 class Gated(nnx.Module):
-    """z_j = [p_j ; sigmoid(U p_j) (x) g]: each group picks the channels of the global feature."""
+    """Gating: z_j = [p_j ; sigmoid(U p_j) (x) g]: each group selects channels of g."""
 
     def __init__(
         self, group_channels: int, global_channels: int, num_groups: int, *, rngs: nnx.Rngs
@@ -91,14 +91,14 @@ class Gated(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """z_j = [p_j + A_j ; g]: each group attends to all groups and to the global feature.
+    """Attention: z_j = [p_j + A_j ; g]: each group attends to all groups and the global feature.
 
-    Tokens are t_j = LN(p_j) + e_j for the K groups and t_g = LN(U g) + e_g, with learned e. A_j is
-    multi-head attention (Vaswani et al. 2017) with query t_j, keys and values t_1..t_K and t_g. Its
-    last layer starts at zero: the network starts as the concat form.
+    The tokens are t_j = LN(p_j) + e_j for the K groups and t_g = LN(U g) + e_g, with learned e. A_j
+    is multi-head attention (Vaswani et al. 2017) with query t_j and keys and values t_1..t_K, t_g.
+    The output layer is initialised with zeros, so the network starts as the concat form.
     """
 
-    num_heads = 6  # one for each of three scales and two ways to pool; divides p_j's channels
+    num_heads = 6  # three scales times two ways of pooling, so that it divides p_j's channels
 
     def __init__(
         self, group_channels: int, global_channels: int, num_groups: int, *, rngs: nnx.Rngs
@@ -136,4 +136,4 @@ FUSIONS: dict[str, type[GroupOnly | Concat | Add | Gated | Attention]] = {
     "attention": Attention,
     "none": GroupOnly,
 }
-"""Name -> form."""
+"""Name -> form of fusion."""

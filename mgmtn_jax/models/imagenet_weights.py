@@ -1,8 +1,8 @@
-"""ImageNet weights from the safetensors files of torchvision's and timm's ResNets and ResNeSts.
+"""Reads ImageNet weights from safetensors files of torchvision's and timm's ResNets and ResNeSts.
 
-Both name and shape their arrays alike. Their networks expect pixels normalized by ImageNet's mean
-and standard deviation, as ours are. Every key of the file and every array of the trunk is accounted
-for: what is left out on purpose is the classifier and the batch counters.
+Both libraries use the same names and shapes, and expect pixels normalized by ImageNet's mean and
+standard deviation, as ours are. Every key of the file and every array of the trunk must match; only
+the classifier and the batch counters are ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH_COUNTER = ".num_batches_tracked"
 _STEM = {
     "conv": "conv1",
     "norm": "bn1",
-    # A deep stem is one sequence of convolutions, BatchNorms and ReLUs, but for its last BatchNorm.
+    # A deep stem is one sequence of convolutions, BatchNorms and ReLUs, except the last BatchNorm.
     "conv1/conv": "conv1.0",
     "conv1/norm": "conv1.1",
     "conv2/conv": "conv1.3",
@@ -48,7 +48,7 @@ _BLOCK = {
     "shortcut/norm": "downsample.1",
 }
 _D_FORM = {
-    # The D form's shortcut begins with its average-pooling.
+    # The average-pooling is the first layer of the D form's shortcut.
     "shortcut/conv": "downsample.1",
     "shortcut/norm": "downsample.2",
 }
@@ -62,11 +62,11 @@ _LEAF = {
 
 
 def published_key(path: Sequence[str], *, d_form: bool) -> str:
-    """The name under which an array of a trunk is published.
+    """Returns the published name of one of a trunk's arrays.
 
     Args:
-      path: its keys in the trunk's `params` or `batch_stats`.
-      d_form: whether the trunk has a deep stem.
+      path: Keys of the array in the trunk's `params` or `batch_stats`.
+      d_form: The trunk is of the D form, with a deep stem.
     """
     part, *layer, leaf = path
     if part == "stem":
@@ -77,10 +77,14 @@ def published_key(path: Sequence[str], *, d_form: bool) -> str:
 
 
 def published_shapes(params: Variables, batch_stats: Variables) -> dict[str, tuple[int, ...]]:
-    """The published name and shape of each array of a trunk, in the order of its leaves.
+    """Returns the published name and shape of each array of a trunk, in the order of its leaves.
 
-    Published kernels are (out, in, height, width), and split attention's two matrices are published
-    as 1x1 convolutions.
+    Published kernels are (out, in, height, width). Split attention's two matrices are published as
+    1x1 convolutions.
+
+    Args:
+      params: Parameters of the trunk alone, or their `jax.ShapeDtypeStruct`s.
+      batch_stats: BatchNorm statistics of the trunk alone, likewise.
     """
     d_form = "conv1" in params["stem"]
     shapes = {}
@@ -103,42 +107,44 @@ def _convert(
 def load_imagenet(
     path: epath.PathLike, params: Variables, batch_stats: Variables
 ) -> tuple[Variables, Variables]:
-    """Reads a trunk's weights and BatchNorm statistics.
+    """Reads the weights and BatchNorm statistics of a trunk.
 
     Args:
-      path: a .safetensors file of the same network, as torchvision or timm publish it.
-      params: of the trunk alone; only the shapes matter, so `jax.ShapeDtypeStruct`s will do.
-      batch_stats: likewise.
+      path: Path of a .safetensors file of the same network, as published by torchvision or timm.
+      params: Parameters of the trunk alone, or their `jax.ShapeDtypeStruct`s; only shapes are read.
+      batch_stats: BatchNorm statistics of the trunk alone, likewise.
 
     Returns:
       params and batch_stats of the same structure, as float32 NumPy arrays.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if the trunk has not the standard width; if it is no safetensors file; if an array
-        is missing, left over or of another shape, with all of them.
+      FileNotFoundError: If the file does not exist.
+      ValueError: If the trunk does not have the standard width, if the file is not a safetensors
+        file, or if arrays are missing, unexpected or of another shape; the message lists them all.
     """
     width = params["stages"]["0"]["0"]["conv1"]["conv"]["kernel"].shape[-1]
     if width != STANDARD_WIDTH:
         raise ValueError(
-            f"ImageNet weights fit trunks of width {STANDARD_WIDTH}, and this one has {width}"
+            f"ImageNet weights fit trunks of width {STANDARD_WIDTH}, and model.width is {width}"
         )
     try:
         found = safetensors.numpy.load(epath.Path(path).read_bytes())
     except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is no safetensors file that NumPy can hold: {error}") from None
+        raise ValueError(
+            f"{path} is not a safetensors file, or has a dtype that NumPy lacks: {error}"
+        ) from None
     wanted = published_shapes(params, batch_stats)
     problems = {
         "missing": [key for key in wanted if key not in found],
-        "left over": [
+        "unexpected": [
             key
             for key in found
             if key not in wanted
             and not key.startswith(CLASSIFIER)
             and not key.endswith(BATCH_COUNTER)
         ],
-        "of another shape": [
-            f"{key} {found[key].shape} for {shape}"
+        "wrong shape": [
+            f"{key} is {found[key].shape}, expected {shape}"
             for key, shape in wanted.items()
             if key in found and found[key].shape != shape
         ],

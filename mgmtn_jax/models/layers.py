@@ -1,4 +1,4 @@
-"""What a trunk is, and what trunks and heads are built of: convolution with BatchNorm, pooling."""
+"""Interfaces of the networks (`Trunk`, `Landmarks`, `Outputs`) and the layers that they share."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ FLOAT32 = jnp.dtype(jnp.float32)
 
 IMAGE_MEAN = (123.675, 116.28, 103.53)
 IMAGE_STD = (58.395, 57.12, 57.375)
-"""Of ImageNet, in grey levels, by which images are normalized: published weights see what they were
-trained on."""
+"""ImageNet's channel means and standard deviations in grey levels (0..255). Images are normalized
+by these because the published weights expect it."""
 
 HE_NORMAL = jax.nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
 class Landmarks(NamedTuple):
-    """What is known of where the faces are.
+    """The landmarks of a batch of faces.
 
     Attributes:
       points: x then y, in pixels of the crop.
-      valid: False for faces whose landmarks are a guess.
+      valid: False for faces whose landmarks are not to be trusted: no face was detected.
     """
 
     points: Float[Array, "b 68 2"]
@@ -33,11 +33,11 @@ class Landmarks(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a network returns.
+    """The outputs of a network.
 
     Attributes:
       attribute_logits: (batch, A) float32, in the order of the attribute set.
-      mask_logits: (batch, M, M, 8) float32 in the order of `REGIONS`, on the grid of the mask
+      mask_logits: (batch, M, M, 8) float32, in the order of `REGIONS`, on the grid of the mask
         network; None for networks that predict no masks.
     """
 
@@ -46,29 +46,33 @@ class Outputs(NamedTuple):
 
 
 class Trunk(Protocol):
-    """What MGMTN and the baselines ask of a trunk."""
+    """The interface of a trunk (backbone)."""
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of C2, C3, and so on."""
+        """Channels of the feature maps C2, C3, ..."""
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Their strides in input pixels."""
+        """Strides of the feature maps in input pixels."""
 
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Returns the maps of all stages, of ceil(h / stride) x ceil(w / stride) cells each."""
+        """Returns the maps of all stages, each of ceil(h / stride) x ceil(w / stride) cells."""
 
 
 def max_pool_3x3(
     x: Float[Array, "b h w c"], padding: tuple[int, int] = (1, 1)
 ) -> Float[Array, "b h2 w2 c"]:
-    """The maximum of each 3x3 neighborhood at stride 2, padded by so many cells at either end.
+    """Max-pooling with a 3x3 window and stride 2, as two one-dimensional maxima.
 
-    Written as two one-dimensional maxima because the gradient of XLA's windowed maximum
-    (select-and-scatter) takes a sixth of a small network's whole step on a CPU, four times this.
+    The gradient of XLA's windowed maximum (select-and-scatter) takes a sixth of a small network's
+    step on a CPU, four times as long as this form.
+
+    Args:
+      x: Feature maps.
+      padding: Cells of padding before and after each spatial axis.
     """
     for axis in (1, 2):
         end = x.shape[axis] + sum(padding) - 2
@@ -89,13 +93,27 @@ def grouped_convolution(
     feature_group_count: int,
     **kwargs: Any,
 ) -> Float[Array, "b h2 w2 d"]:
-    """`jax.lax.conv_general_dilated` of NHWC images, as one convolution for each group.
+    """`jax.lax.conv_general_dilated` of NHWC images, split into one convolution for each group.
 
-    XLA's CPU backend runs one grouped convolution slower than its parts, above all its gradient.
-    Split attention's, 3x3 in two groups, batch 8, forward and backward on two cores: at 56x56 cells
-    of 64 channels 491 ms as one and 59 ms in parts, at 28x28 of 128 467 and 119, at 14x14 of 256
-    563 and 177, at 7x7 of 512 545 and 324. One matrix product of patches for all groups took 264,
-    197, 216 and 197 ms. Not measured on an accelerator.
+    XLA's CPU backend runs a grouped convolution, above all its gradient, slower than the separate
+    convolutions of its groups. Measured on two cores: split attention's 3x3 convolution in two
+    groups, batch 8, forward and backward. A single matrix product of patches was tried too.
+
+    | cells | channels | grouped | split | patches |
+    |---|---|---|---|---|
+    | 56x56 | 64 | 491 ms | 59 ms | 264 ms |
+    | 28x28 | 128 | 467 ms | 119 ms | 197 ms |
+    | 14x14 | 256 | 563 ms | 177 ms | 216 ms |
+    | 7x7 | 512 | 545 ms | 324 ms | 197 ms |
+
+    Not measured on an accelerator.
+
+    Args:
+      inputs: Feature maps.
+      kernel: The kernels of all groups, concatenated along the output channels.
+      *args: Passed on.
+      feature_group_count: Number of groups.
+      **kwargs: Passed on.
     """
     groups = zip(
         jnp.split(inputs, feature_group_count, axis=-1),
@@ -107,7 +125,7 @@ def grouped_convolution(
 
 
 class ConvNorm(nnx.Module):
-    """Convolution without bias, then BatchNorm with float32 statistics."""
+    """A convolution without bias, followed by BatchNorm with float32 statistics."""
 
     def __init__(
         self,
@@ -121,6 +139,16 @@ class ConvNorm(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
+        """Args:
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel_size: Side of the kernel in cells.
+        stride: Stride of the convolution.
+        groups: Number of groups of a grouped convolution.
+        zero_scale: Initialise BatchNorm's scale with zeros instead of ones.
+        dtype: Dtype of the computation.
+        rngs: Source of the initial parameters.
+        """
         padding = kernel_size // 2  # PyTorch's padding, so that published weights fit
         self.conv = nnx.Conv(
             in_channels,

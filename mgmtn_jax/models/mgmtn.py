@@ -1,21 +1,21 @@
-"""The networks: MGMTN, and those that every claim about it is measured against.
+"""The networks: MGMTN, and the baselines and controls that it is compared with.
 
-| in an ablation | what it is | config, the rest as it stands |
+| name in an ablation | network | config fields, the rest unchanged |
 |---|---|---|
 | global | average-pooled C5, one linear layer | name=global |
 | global_multiscale | all stages MGMTN reads, pooled, one linear layer | name=global_multiscale |
-| uniform | MGMTN, its masks all ones: convolutions and heads without AML | masks=uniform |
-| +AML | group features in predicted masks at three grids, no global feature | fusion=none |
-| +AML+G2FF | MGMTN: the group features joined by the global feature | |
-| oracle | MGMTN, its masks drawn from landmarks: what perfect masks would give | masks=oracle |
+| uniform | MGMTN with masks of ones: its convolutions and heads without AML | masks=uniform |
+| +AML | group features pooled in predicted masks on three grids, no global feature | fusion=none |
+| +AML+G2FF | MGMTN: group features fused with the global feature | |
+| oracle | MGMTN with ground-truth masks, drawn from landmarks | masks=oracle |
 
-Stated: the parts AML and G2FF. Ours: where the line between them is drawn. `uniform` and `oracle`
-have no mask loss, so the trunk of neither is taught where the regions are.
+Stated: the components AML and G2FF. Ours: where one ends and the other begins. `uniform` and
+`oracle` have no mask loss, so their trunks are not trained to locate the regions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from mgmtn_jax.models.layers import FLOAT32, Landmarks, Outputs, Trunk
 
 
 class GlobalNetwork(nnx.Module):
-    """The baselines: average-pooled stages, dropout, one linear layer for all attributes."""
+    """A baseline without masks: average-pooled stages, dropout, one linear layer."""
 
     def __init__(
         self,
@@ -42,10 +42,10 @@ class GlobalNetwork(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Args:
-        trunk: the backbone.
-        attribute_set: decides how many outputs there are.
-        stages: which of C2..C5 are pooled, and concatenated if there are several.
-        dropout: share of the pooled channels that training drops.
+        trunk: The backbone.
+        attribute_set: Sets the number of outputs.
+        stages: Indices of the trunk stages that are pooled and concatenated.
+        dropout: Dropout rate of the pooled channels.
         """
         self.trunk = trunk
         self.stages = tuple(stages)
@@ -59,10 +59,11 @@ class GlobalNetwork(nnx.Module):
         landmarks: Landmarks | None = None,
         *,
         train: bool,
+        frozen: Collection[str] = (),
         rngs: nnx.Rngs | None = None,
     ) -> Outputs:
-        """Classifies; `landmarks` are there for the signature all networks share."""
-        features = self.trunk(images, train=train)
+        """Predicts attributes; `landmarks` are unused. See `MGMTN.__call__`."""
+        features = self.trunk(images, train=train and "trunk" not in frozen)
         pooled = jnp.concatenate(
             [features[stage].astype(jnp.float32).mean((1, 2)) for stage in self.stages], axis=-1
         )
@@ -71,7 +72,7 @@ class GlobalNetwork(nnx.Module):
 
 
 class MGMTN(nnx.Module):
-    """Mask-guided multi-task network: trunk, AML masks, G2FF features, one head per group."""
+    """The mask-guided multi-task network: trunk, AML masks, G2FF features, one head per group."""
 
     def __init__(
         self,
@@ -88,15 +89,15 @@ class MGMTN(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Args:
-        trunk: the backbone.
-        aml: where masks come from.
-        attribute_set: decides how many heads there are, of what size, and which mask each one gets.
-        image_size: pixels a side, from which the fused stages follow.
-        mask_gradient: whether G2FF's gradient reaches the masks; see `aml.MASK_TRAINING`.
-        fusion: a key of `fusion.FUSIONS`.
-        group_width: channels of a group feature at each scale.
-        dropout: share of each head's input that training drops.
-        dtype: of the computation.
+        trunk: The backbone.
+        aml: The source of the masks.
+        attribute_set: Sets the number of heads, their sizes, and the mask of each head.
+        image_size: Side of the input image in pixels; selects the fused stages.
+        mask_gradient: Let G2FF's gradient flow into the masks; see `aml.MASK_TRAINING`.
+        fusion: A key of `fusion.FUSIONS`.
+        group_width: Channels of a group feature at each scale.
+        dropout: Dropout rate of each head's input.
+        dtype: Dtype of the computation.
         """
         self.trunk = trunk
         self.aml = aml
@@ -119,7 +120,7 @@ class MGMTN(nnx.Module):
             ]
         )
         self.region_indices = attribute_set.region_indices
-        # The heads' outputs stand group by group; this puts them into label order.
+        # The heads' outputs are ordered by group; this permutation restores label order.
         order = np.concatenate([np.asarray(members) for members in attribute_set.group_indices])
         self.label_order = tuple(int(index) for index in np.argsort(order))
 
@@ -129,25 +130,30 @@ class MGMTN(nnx.Module):
         landmarks: Landmarks | None = None,
         *,
         train: bool,
+        frozen: Collection[str] = (),
         rngs: nnx.Rngs | None = None,
     ) -> Outputs:
-        """Classifies, and returns the masks it looked through unless they were given.
+        """Predicts attributes and, unless masks are given or uniform, the mask logits.
 
         Args:
-          images: normalized pixels.
-          landmarks: needed by oracle masks alone.
-          train: use the batch's own statistics, and drop units.
-          rngs: of the units dropped.
+          images: Normalized pixels.
+          landmarks: Required by oracle masks only.
+          train: Normalize by the batch's own statistics, and apply dropout.
+          frozen: Those of "trunk", "aml" and "g2ff" that use their running statistics even if
+            `train` is True.
+          rngs: Source of dropout's random numbers; required if `train`.
         """
-        features = self.trunk(images, train=train)
-        masks, mask_logits = self.aml(images, features, landmarks, train=train)
+        features = self.trunk(images, train=train and "trunk" not in frozen)
+        masks, mask_logits = self.aml(
+            images, features, landmarks, train=train and "aml" not in frozen
+        )
         if not self.mask_gradient:
             masks = jax.lax.stop_gradient(masks)
         group_features = self.g2ff(
             [features[stage] for stage in self.stages],
             features[-1],
             masks[..., self.region_indices],
-            train=train,
+            train=train and "g2ff" not in frozen,
         )
         group_features = self.dropout(group_features, deterministic=not train, rngs=rngs)
         logits = [head(group_features[:, group]) for group, head in enumerate(self.heads)]

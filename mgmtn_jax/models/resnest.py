@@ -1,8 +1,8 @@
 """ResNeSt trunks (Zhang et al. 2020): ResNets of the D form with split attention.
 
-The reported backbone is ResNeSt-50. Names and layout are timm's, so that its weights fit:
-`resnest50d` and `resnest101e` are the paper's ResNeSt-50 and 101, with two splits, one cardinal
-group, and the stride taken by average-pooling after the attention ("avd").
+Reported: MGMTN's backbone is ResNeSt-50. Names and layout are timm's, so that its weights fit:
+`resnest50d` and `resnest101e` are Zhang et al.'s ResNeSt-50 and 101, with two splits, one cardinal
+group, and average-pooling after the attention for blocks of stride 2 ("avd").
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from mgmtn_jax.models.layers import HE_NORMAL, ConvNorm
 from mgmtn_jax.models.resnet import Block, ResNet, Variant
 
 RADIX = 2
-"""Splits of a block's feature map."""
+"""Number of splits of a block's feature map."""
 
 
 class SplitAttention(nnx.Module):
-    """A grouped 3x3 convolution that makes `RADIX` feature maps U_r, mixed channel by channel.
+    """A grouped 3x3 convolution to `RADIX` feature maps U_r, combined by channel-wise attention.
 
     `a = softmax_r(expand(relu(norm(reduce(mean_hw(sum_r U_r))))))`, and the output is
-    `sum_r a_r U_r`: for each image and channel the splits share one unit of attention.
+    `sum_r a_r U_r`: the attention weights of the splits sum to 1 for each image and channel.
     """
 
     def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         linear = functools.partial(nnx.Linear, kernel_init=HE_NORMAL, dtype=dtype, rngs=rngs)
-        # timm's rule: half the channels, a multiple of 8, at least 32.
+        # timm's rule: half the channels, rounded to a multiple of 8, at least 32.
         inner = max(32, (channels * RADIX // 4 + 4) // 8 * 8)
         self.splits = ConvNorm(channels, channels * RADIX, 3, groups=RADIX, dtype=dtype, rngs=rngs)
         self.reduce = linear(channels, inner)
@@ -50,7 +50,7 @@ class SplitAttention(nnx.Module):
 
 
 class ResNeStBlock(Block):
-    """1x1 convolution, split attention, 1x1 convolution."""
+    """A residual block: 1x1 convolution, split attention, 1x1 convolution."""
 
     expansion = 4
 
@@ -75,7 +75,7 @@ class ResNeStBlock(Block):
         y = jax.nn.relu(self.conv1(x, train=train))
         y = self.attention(y, train=train)
         if self.stride == 2:
-            # The zeros of the padding count in the mean, as they do in the published networks.
+            # The mean includes the zeros of the padding, as in the published networks.
             y = nnx.avg_pool(y, (3, 3), (2, 2), ((1, 1), (1, 1)))
         return self.add_shortcut(x, self.conv3(y, train=train), train=train)
 
@@ -84,10 +84,10 @@ BLOCKS: dict[str, Variant] = {
     "resnest50d": Variant(ResNeStBlock, (3, 4, 6, 3), (32, 32, 64)),
     "resnest101e": Variant(ResNeStBlock, (3, 4, 23, 3), (64, 64, 128)),
 }
-"""Trunk name, as in timm -> what it is made of."""
+"""Trunk name, as in timm -> structure."""
 
 
 class ResNeSt(ResNet):
-    """A trunk like `ResNet`, of the networks in this file's `BLOCKS`."""
+    """A ResNeSt trunk: a `ResNet` with the variants of this file's `BLOCKS`."""
 
     blocks: ClassVar[Mapping[str, Variant]] = BLOCKS

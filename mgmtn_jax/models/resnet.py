@@ -1,8 +1,9 @@
 """ResNet trunks (He et al. 2015, v1.5) that return the feature map of every stage.
 
-v1.5 puts the stride of a bottleneck on its 3x3 convolution, as torchvision's and timm's weights do.
-The D form (He et al. 2018, "Bag of Tricks") has a stem of three 3x3 convolutions for one of 7x7,
-and averages where a shortcut would skip three pixels of four.
+In v1.5 the stride of a bottleneck block is on its 3x3 convolution, as in torchvision's and timm's
+weights. The D form (He et al. 2018, "Bag of Tricks") replaces the 7x7 convolution of the stem by
+three 3x3 convolutions, and the strided 1x1 convolution of a shortcut, which ignores three pixels of
+four, by average-pooling and an unstrided one.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from mgmtn_jax.models.layers import FLOAT32, ConvNorm, max_pool_3x3
 
 
 class AverageConvNorm(ConvNorm):
-    """2x2 averages at stride 2, then a 1x1 convolution: the D form's shortcut between stages."""
+    """The D form's shortcut between stages: 2x2 average-pooling, then a 1x1 convolution."""
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
-        # The last window of an odd side holds one row or column, and is the mean of what it holds.
+        # On an odd side the last window holds a single row or column and averages only that.
         padding = [(0, size % 2) for size in x.shape[1:3]]
         means = nnx.avg_pool(x, (2, 2), (2, 2), padding, count_include_pad=False)
         return super().__call__(means.astype(x.dtype), train=train)
 
 
 class Block(nnx.Module):
-    """What all residual blocks share: their constructor's arguments and the shortcut.
+    """Base class of residual blocks: the constructor's arguments and the shortcut.
 
     Attributes:
-      expansion: output channels for each of the constructor's `channels`.
+      expansion: Ratio of output channels to the constructor's `channels`.
     """
 
     expansion: ClassVar[int]
@@ -49,11 +50,11 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Args:
-        in_channels: of the input.
-        channels: of the block's 3x3 convolution.
+        in_channels: Channels of the input.
+        channels: Channels of the block's 3x3 convolution.
         stride: 1 or 2.
-        average: whether a shortcut of stride 2 averages (the D form) or takes every other pixel.
-        dtype: of the computation.
+        average: Use average-pooling in shortcuts of stride 2 (the D form).
+        dtype: Dtype of the computation.
         """
         layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
         out_channels = channels * self.expansion
@@ -68,10 +69,15 @@ class Block(nnx.Module):
     def add_shortcut(
         self, x: Float[Array, "b h w c"], y: Float[Array, "b h2 w2 d"], *, train: bool
     ) -> Float[Array, "b h2 w2 d"]:
-        """The block's output, relu(shortcut(x) + y), from its input x and its last layer's y.
+        """Returns the block's output, `relu(shortcut(x) + y)`.
 
-        The last layer's BatchNorm begins with a scale of zero (Goyal et al. 2017): each block is
-        the identity at first, which steadies early training.
+        The last BatchNorm of a block is initialised with a scale of zero (Goyal et al. 2017), so
+        that every block starts as its shortcut, which stabilises early training.
+
+        Args:
+          x: The block's input.
+          y: The output of the block's last layer.
+          train: Let BatchNorm normalize by the batch's own statistics.
         """
         if self.shortcut is not None:
             x = self.shortcut(x, train=train)
@@ -131,7 +137,7 @@ class BottleneckBlock(Block):
 
 
 class DeepStem(nnx.Module):
-    """Three 3x3 convolutions, the first of stride 2; the last one's ReLU is the caller's."""
+    """Three 3x3 convolutions, the first of stride 2; the caller applies the last ReLU."""
 
     def __init__(self, channels: tuple[int, int, int], *, dtype: jnp.dtype, rngs: nnx.Rngs):
         layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
@@ -149,12 +155,12 @@ STANDARD_WIDTH = 64
 
 
 class Variant(NamedTuple):
-    """One row of a table of trunks.
+    """The structure of one trunk, a row of `BLOCKS`.
 
     Attributes:
-      block: the kind of block.
-      depths: number of blocks in each of the four stages.
-      deep_stem: channels of the three convolutions of a D form's stem, at the standard width; None
+      block: Class of the blocks.
+      depths: Number of blocks in each of the four stages.
+      deep_stem: Channels of the three convolutions of the D form's stem at the standard width; None
         for the plain form.
     """
 
@@ -173,15 +179,15 @@ BLOCKS: dict[str, Variant] = {
     "resnet50d": Variant(BottleneckBlock, (3, 4, 6, 3), (32, 32, 64)),
     "resnet101d": Variant(BottleneckBlock, (3, 4, 23, 3), (32, 32, 64)),
 }
-"""Trunk name, as in torchvision and timm -> what it is made of."""
+"""Trunk name, as in torchvision and timm -> structure."""
 
 
 class ResNet(nnx.Module):
-    """A trunk: a stem of stride 2, max-pooling, then four stages of strides 4, 8, 16 and 32.
+    """A ResNet trunk: a stem of stride 2, max-pooling, then four stages of strides 4, 8, 16 and 32.
 
     Attributes:
-      channels: channels of C2, C3, C4 and C5.
-      strides: their strides in input pixels.
+      channels: Channels of C2, C3, C4 and C5.
+      strides: Strides of C2, C3, C4 and C5 in input pixels.
     """
 
     blocks: ClassVar[Mapping[str, Variant]] = BLOCKS
@@ -191,9 +197,9 @@ class ResNet(nnx.Module):
         self, name: str, *, width: int = STANDARD_WIDTH, dtype: jnp.dtype = FLOAT32, rngs: nnx.Rngs
     ):
         """Args:
-        name: a key of `blocks`.
-        width: channels of a plain stem; 64 is the standard network, 32 one of half the width.
-        dtype: of the computation; parameters and BatchNorm statistics stay float32.
+        name: A key of `blocks`.
+        width: Channels of a plain stem: 64 is the standard network, 32 one of half the width.
+        dtype: Dtype of the computation; parameters and BatchNorm statistics stay float32.
         """
         block, depths, deep_stem = self.blocks[name]
         self.stem: ConvNorm | DeepStem
@@ -218,7 +224,7 @@ class ResNet(nnx.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool
     ) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """Returns C2, C3, C4 and C5, of ceil(h / stride) x ceil(w / stride) cells each."""
+        """Returns C2, C3, C4 and C5, each of ceil(h / stride) x ceil(w / stride) cells."""
         x = jax.nn.relu(self.stem(images, train=train))
         x = max_pool_3x3(x)
         features = []

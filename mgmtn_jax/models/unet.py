@@ -1,8 +1,8 @@
 """The reported form of AML's network: a U-Net on the image, with one mask output per region.
 
 Reported: a U-Net (Ronneberger et al. 2015) on 227x227 pixels, trained as pixel-level binary
-classification, one output per group. Its width and depth are not known to us: those of the original
-are taken, 64 channels and four times half the grid.
+classification, one output per group. Its width and depth are not known to us. Ours: those of the
+original U-Net, 64 channels at full resolution and four halvings of the grid.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jaxtyping import Array, Float
 from mgmtn_jax.models.aml import Masks
 from mgmtn_jax.models.layers import ConvNorm, Landmarks
 
-DEPTH = 4  # times the grid is halved
+DEPTH = 4  # number of times the grid is halved
 
 
 def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The maximum of each 2x2 block; an odd last row or column is left out."""
+    """Max-pooling with a 2x2 window and stride 2; an odd last row or column is dropped."""
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
@@ -41,21 +41,21 @@ class DoubleConv(nnx.Module):
 
 
 class UNet(nnx.Module):
-    """Encoder and decoder on the image, the encoder's maps handed across; masks of every pixel.
+    """A U-Net: an encoder and a decoder with skip connections; one mask value for each pixel.
 
         E_0 = conv(image),  E_i = conv(pool(E_{i-1})),  D_4 = E_4
         D_i = conv([E_i ; upsample(conv1x1(D_{i+1}))]),  logits = conv1x1(D_0)
 
-    `conv` is `DoubleConv` with `width * 2^i` channels. Ours: padded convolutions with BatchNorm, so
-    that masks cover the whole image, and a 1x1 convolution with linear upsampling where the
-    original has a 2x2 transposed convolution, which does not fit the odd grids of 227 pixels.
+    `conv` is a `DoubleConv` with `width * 2^i` channels. Ours: padded convolutions with BatchNorm,
+    so that masks cover the whole image, and a 1x1 convolution with linear upsampling instead of the
+    original's 2x2 transposed convolution, which does not fit the odd grids of 227 pixels.
     """
 
     def __init__(self, num_regions: int, *, width: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         """Args:
-        num_regions: K, the number of masks.
-        width: channels at the image's own grid; 64 is the original.
-        dtype: of the computation.
+        num_regions: Number of masks.
+        width: Channels at full resolution; 64 in the original.
+        dtype: Dtype of the computation.
         """
         channels = [width * 2**level for level in range(DEPTH + 1)]
         conv = functools.partial(DoubleConv, dtype=dtype, rngs=rngs)
@@ -82,16 +82,16 @@ class UNet(nnx.Module):
         *,
         train: bool,
     ) -> Masks:
-        """Predicts masks on the image's own grid; see `aml.FCNHead.__call__`."""
+        """Predicts masks at full resolution; see `aml.FCNHead.__call__`."""
         encoded = []
         x = images
         for level, conv in enumerate(self.encoder):
             x = conv(max_pool_2x2(x) if level else x, train=train)
             encoded.append(x)
         for level in reversed(range(DEPTH)):
-            across = encoded[level]
-            # The 1x1 convolution before upsampling: they commute, and this order costs a quarter.
-            x = jax.image.resize(self.up[level](x), across.shape, "linear")
-            x = self.decoder[level](jnp.concatenate([across, x], axis=-1), train=train)
+            skip = encoded[level]
+            # The 1x1 convolution and the upsampling commute; this order costs a quarter.
+            x = jax.image.resize(self.up[level](x), skip.shape, "linear")
+            x = self.decoder[level](jnp.concatenate([skip, x], axis=-1), train=train)
         logits = self.classifier(x)
         return Masks(jax.nn.sigmoid(logits), logits)

@@ -1,14 +1,15 @@
-"""What a network starts with instead of random numbers: `config.model.pretrained`.
+"""Initialisation from pretrained weights: `config.model.pretrained`.
 
-| value | what it is |
+| value | initial weights |
 |---|---|
-| (nothing) | random numbers, a function of train.seed |
-| dlib | dlib's face-recognition network, which comes with the landmark model; for dlib_resnet29 |
-| FILE.safetensors | a ResNet or ResNeSt as torchvision or timm publish it |
-| WORKDIR | what an earlier training of the same trunk has learned, from its newest checkpoint |
+| (empty) | random, a function of train.seed |
+| dlib | dlib's face-recognition network, installed with the landmark model; for dlib_resnet29 |
+| FILE.safetensors | a ResNet or ResNeSt as published by torchvision or timm |
+| WORKDIR | the newest checkpoint of an earlier run with the same trunk |
 
-The first two give a trunk, and masks, fusion and heads start at random. A workdir gives all that
-fits; heads only if they are of the same attributes and groups.
+Published weights initialise the trunk only; masks, fusion and heads stay randomly initialised. A
+workdir initialises every array that fits, and the heads only if both runs have the same attributes
+and the same groups in the same order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from etils import epath
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.evaluation.predictor import Predictor
 from mgmtn_jax.models.dlib_weights import load_dlib
-from mgmtn_jax.models.functional import State
+from mgmtn_jax.models.functional import State, Variables
 from mgmtn_jax.models.imagenet_weights import load_imagenet
 from mgmtn_jax.models.layers import IMAGE_MEAN, IMAGE_STD
 
@@ -32,29 +33,29 @@ _HEADS = ("head", "heads")
 
 
 def with_pretrained(
-    model: ml_collections.ConfigDict, attribute_set: AttributeSet, state: State
+    model_config: ml_collections.ConfigDict, attribute_set: AttributeSet, state: State
 ) -> State:
-    """Puts what `model.pretrained` names in the place of random numbers.
+    """Replaces randomly initialised arrays by the weights that `model.pretrained` names.
 
     Args:
-      model: `config.model`.
-      attribute_set: of the network.
-      state: before the first step.
+      model_config: The config's `model` section.
+      attribute_set: Names and groups of the network's labels.
+      state: The state before the first step.
 
     Returns:
-      The state, with the arrays that were replaced as float32 NumPy arrays.
+      The state, in which replaced arrays are float32 NumPy arrays.
 
     Raises:
-      FileNotFoundError: if there is no such file, or no checkpoint in the folder.
-      ValueError: if it does not fit the trunk.
+      FileNotFoundError: If the file does not exist, or the workdir has no checkpoint.
+      ValueError: If the weights do not fit the trunk.
     """
-    source, params, batch_stats = model.pretrained, state["params"], state["batch_stats"]
+    source, params, batch_stats = model_config.pretrained, state["params"], state["batch_stats"]
     if source != "dlib" and epath.Path(source).is_dir():
-        params, batch_stats = _from_workdir(model, attribute_set, params, batch_stats)
-    elif (source == "dlib") != (model.trunk == "dlib_resnet29"):
+        params, batch_stats = _from_workdir(model_config, attribute_set, params, batch_stats)
+    elif (source == "dlib") != (model_config.trunk == "dlib_resnet29"):
         raise ValueError(
-            f"model.pretrained={source!r} is no weights of model.trunk={model.trunk!r}: dlib's "
-            "network is dlib_resnet29, and all others start with a safetensors file or a workdir"
+            f"model.pretrained={source!r} does not fit model.trunk={model_config.trunk!r}: dlib "
+            "fits dlib_resnet29 only; other trunks take a safetensors file or a workdir"
         )
     elif source == "dlib":
         trunk, _ = load_dlib(params["trunk"], IMAGE_MEAN, IMAGE_STD)
@@ -63,38 +64,44 @@ def with_pretrained(
         trunk, statistics = load_imagenet(source, params["trunk"], batch_stats["trunk"])
         params = params | {"trunk": trunk}
         batch_stats = batch_stats | {"trunk": statistics}
-    # Copies, because the step is given both to write over, and an array can be given only once.
+    # Copies, because the step donates both trees, and a buffer can be donated only once.
     averaged = {"ema": jax.tree.map(lambda leaf: leaf.copy(), params)} if "ema" in state else {}
     return state | averaged | {"params": params, "batch_stats": batch_stats}
 
 
 def _from_workdir(
-    model: ml_collections.ConfigDict, attribute_set: AttributeSet, params: State, batch_stats: State
-) -> tuple[State, State]:
-    earlier = Predictor.from_workdir(model.pretrained)
+    model_config: ml_collections.ConfigDict,
+    attribute_set: AttributeSet,
+    params: Variables,
+    batch_stats: Variables,
+) -> tuple[Variables, Variables]:
+    """Params and batch_stats with every array of the workdir's newest checkpoint that fits."""
+    source = model_config.pretrained
+    earlier = Predictor.from_workdir(source)
     for field in ("trunk", "width"):
-        if earlier.config.model[field] != model[field]:
+        if earlier.config.model[field] != model_config[field]:
             raise ValueError(
-                f"model.{field} is {earlier.config.model[field]!r} in {model.pretrained} and "
-                f"{model[field]!r} here: there is nothing to start with"
+                f"model.{field} is {earlier.config.model[field]!r} in {source} and "
+                f"{model_config[field]!r} here: fine-tuning needs the same trunk and width"
             )
     found = dict(jax.tree_util.tree_leaves_with_path(earlier.variables))
+    # Heads are stored by position: two sets are equal only if their groups have the same order.
     same_heads = earlier.attribute_set == attribute_set
-    at_random = set()
+    randomly_initialised = set()
 
     def choose(path: tuple[Any, ...], leaf: Any) -> Any:
         _, part, *_ = (entry.key for entry in path)
         if path in found and found[path].shape == leaf.shape and (same_heads or part not in _HEADS):
             return np.asarray(found[path])
-        at_random.add(part)
+        randomly_initialised.add(part)
         return leaf
 
     wanted = {"params": params, "batch_stats": batch_stats}
     chosen = jax.tree_util.tree_map_with_path(choose, wanted)
     logging.info(
-        "weights of %s, step %d; at random: %s",
-        model.pretrained,
+        "initialised from %s, step %d; randomly initialised: %s",
+        source,
         earlier.step,
-        ", ".join(sorted(at_random)) or "nothing",
+        ", ".join(sorted(randomly_initialised)) or "nothing",
     )
     return chosen["params"], chosen["batch_stats"]

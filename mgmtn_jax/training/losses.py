@@ -1,6 +1,10 @@
-"""Losses: attributes by binary cross-entropy, masks by binary cross-entropy and Dice.
+"""Losses: binary cross-entropy for attributes, binary cross-entropy plus Dice for masks.
 
-The paper's losses and weights are not known to us; both are ours.
+The paper's losses and their weights are not known to us; both losses are ours.
+
+Every loss is a sum over the rows it is given, divided by a count that the caller supplies. With the
+count of the whole batch, the losses (and gradients) of the parts of a batch add up to those of the
+batch, however unknown labels and invalid faces are distributed over the parts.
 """
 
 from __future__ import annotations
@@ -14,26 +18,40 @@ from jaxtyping import Array, Bool, Float, Int
 from mgmtn_jax.attributes import AttributeSet
 
 
-def attribute_loss(logits: Float[Array, "b a"], labels: Int[Array, "b a"]) -> Float[Array, ""]:
-    """Mean binary cross-entropy over the known attributes.
+def attribute_loss(
+    logits: Float[Array, "b a"], labels: Int[Array, "b a"], num_known: Int[Array, " a"]
+) -> Float[Array, ""]:
+    """Mean binary cross-entropy over the known labels.
 
     Args:
-      logits: float32.
-      labels: 1 yes, 0 no, -1 unknown. Unknown ones count for nothing.
+      logits: Attribute logits, float32.
+      labels: 1 positive, 0 negative, -1 unknown. Unknown labels do not contribute.
+      num_known: Number of known labels of each attribute in the whole batch. Their sum is the
+        denominator; if it is 0, so is the loss.
     """
     known = (labels >= 0).astype(jnp.float32)
     losses = optax.sigmoid_binary_cross_entropy(logits, (labels > 0).astype(jnp.float32))
-    return jnp.sum(losses * known) / jnp.maximum(jnp.sum(known), 1.0)
+    return jnp.sum(losses * known) / jnp.maximum(jnp.sum(num_known), 1)
 
 
 def group_losses(
-    logits: Float[Array, "b a"], labels: Int[Array, "b a"], attribute_set: AttributeSet
+    logits: Float[Array, "b a"],
+    labels: Int[Array, "b a"],
+    num_known: Int[Array, " a"],
+    attribute_set: AttributeSet,
 ) -> dict[str, Float[Array, ""]]:
-    """`attribute_loss` of each group alone, by `loss/GROUP`; a part to look at, not to minimise."""
+    """`attribute_loss` of each group under the key `loss/GROUP`; reported, not minimised.
+
+    Args:
+      logits: See `attribute_loss`.
+      labels: See `attribute_loss`.
+      num_known: See `attribute_loss`.
+      attribute_set: The groups and the order of the labels.
+    """
     return {
-        f"loss/{group}": attribute_loss(logits[:, np.array(members)], labels[:, np.array(members)])
-        for group, members in zip(
-            attribute_set.group_names, attribute_set.group_indices, strict=True
+        f"loss/{group}": attribute_loss(logits[:, index], labels[:, index], num_known[index])
+        for group, index in zip(
+            attribute_set.group_names, map(np.array, attribute_set.group_indices), strict=True
         )
     }
 
@@ -42,17 +60,21 @@ def mask_loss(
     logits: Float[Array, "b m m r"],
     masks: Bool[Array, "b m m r"],
     valid: Bool[Array, " b"],
+    num_valid: Int[Array, ""],
 ) -> Float[Array, ""]:
-    """Binary cross-entropy over cells plus the Dice loss over regions, of the valid faces.
+    """Binary cross-entropy over cells plus Dice loss over regions, averaged over the valid faces.
 
-    Dice is `1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)` per face and region (Milletari et al.
-    2016, without squares); it keeps small regions, such as ears, from being voted down by the
-    cells around them.
+    The Dice loss is `1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)` for each face and region
+    (Milletari et al. 2016, without squares). It keeps small regions, such as ears, from being
+    outweighed by the background.
 
     Args:
-      logits: float32 mask logits.
-      masks: the rasterized regions.
-      valid: False for faces whose landmarks are a guess.
+      logits: Mask logits, float32.
+      masks: Ground-truth masks, drawn from landmarks.
+      valid: False for faces without trusted landmarks, whose drawn masks mean nothing. They do not
+        contribute.
+      num_valid: Number of valid faces in the whole batch, the denominator. If it is 0, so is the
+        loss.
     """
     targets = masks.astype(jnp.float32)
     weights = valid.astype(jnp.float32)
@@ -61,4 +83,4 @@ def mask_loss(
     overlap = jnp.sum(probabilities * targets, axis=(1, 2))
     total = jnp.sum(probabilities, axis=(1, 2)) + jnp.sum(targets, axis=(1, 2))
     dice = (1.0 - (2.0 * overlap + 1.0) / (total + 1.0)).mean(-1)
-    return jnp.sum((cross_entropy + dice) * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+    return jnp.sum((cross_entropy + dice) * weights) / jnp.maximum(num_valid, 1)

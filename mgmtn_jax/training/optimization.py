@@ -1,8 +1,8 @@
-"""How parameters move: length of a run, learning rate, optimizer, and what is held still."""
+"""How parameters are updated: length of a run, learning rate, optimizer and frozen parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -14,18 +14,23 @@ from mgmtn_jax.models.functional import Variables
 
 
 def num_steps(config: ml_collections.ConfigDict, num_examples: int) -> int:
-    """Steps of a run on so many training examples."""
+    """Returns the number of steps of a run.
+
+    Args:
+      config: The resolved config.
+      num_examples: Number of faces in the training split.
+    """
     epochs = config.train.num_epochs * num_examples / config.data.batch_size
     return config.train.num_steps or round(epochs)
 
 
 class Schedule(NamedTuple):
-    """What depends on the step.
+    """Quantities that depend on the step.
 
     Attributes:
-      learning_rate: as a function of the step.
-      mask_only_steps: length of the first of two stages; 0 unless `model.mask_training` is
-        two_stage.
+      learning_rate: Learning rate as a function of the step.
+      mask_only_steps: Length of the first stage of two_stage training, in steps; 0 for every other
+        `model.mask_training`.
     """
 
     learning_rate: optax.Schedule
@@ -35,17 +40,21 @@ class Schedule(NamedTuple):
 def create_optimizer(
     config: ml_collections.ConfigDict, num_steps: int
 ) -> tuple[optax.GradientTransformation, Schedule]:
-    """AdamW or SGD under a linear warm-up and a cosine decay to zero.
+    """Creates AdamW or SGD with a linear warm-up and a cosine decay to zero.
 
-    Weight decay leaves biases and BatchNorm alone: only kernels have more than one axis. Two stages
-    are two trainings, each with its own warm-up and decay: masks are frozen when they have settled,
-    and what has not moved so far starts slowly.
+    Weight decay applies to kernels only: biases and BatchNorm parameters have a single axis. With
+    two_stage training each stage has its own warm-up and decay: the masks are frozen after their
+    learning rate has decayed, and the rest of the network starts with a warm-up.
+
+    Args:
+      config: The resolved config.
+      num_steps: Number of steps of the run.
 
     Returns:
       The optimizer and its schedule.
 
     Raises:
-      ValueError: for an unknown name, or a stage without a step.
+      ValueError: If a name is unknown, a value is out of range, or a stage has no step.
     """
     optimizer = config.optimizer
 
@@ -65,13 +74,13 @@ def create_optimizer(
         if not 0 < mask_only_steps < num_steps:
             raise ValueError(
                 f"loss.mask_only_fraction={fraction} of {num_steps} steps leaves one of the two "
-                "stages without a step"
+                "stages without a step: choose a fraction between 0 and 1, or more steps"
             )
         stages = [cosine(mask_only_steps), cosine(num_steps - mask_only_steps)]
         schedule = optax.join_schedules(stages, [mask_only_steps])
 
     if not 0 <= optimizer.trunk_scale <= 1:
-        raise ValueError(f"optimizer.trunk_scale={optimizer.trunk_scale} is not in 0 to 1")
+        raise ValueError(f"optimizer.trunk_scale={optimizer.trunk_scale} is not between 0 and 1")
 
     def kernels(params: Variables) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
@@ -90,15 +99,35 @@ def create_optimizer(
         trunk = optax.masked(optax.scale(optimizer.trunk_scale), _only(("trunk",)))
         update = optax.chain(update, trunk)
     if mask_only_steps:
-        # Gradients, so that clipping sees those that count; updates, for momentum and decay.
+        # Before the update, so that frozen parts do not count in the clipped norm; after it,
+        # because momentum and weight decay would still move them.
         freeze = _freeze(MASK_PARTS[config.model.masks], mask_only_steps)
         update = optax.chain(freeze, update, freeze)
     return update, Schedule(schedule, mask_only_steps)
 
 
-def _freeze(mask_parts: Sequence[str], mask_only_steps: int) -> optax.GradientTransformation:
-    """Zeroes what each of two stages leaves alone: all but the mask parts, then the mask parts."""
+def frozen_parts(
+    config: ml_collections.ConfigDict, parts: Collection[str]
+) -> list[tuple[str, ...]]:
+    """Lists the frozen parts of the network for each stage of training.
 
+    Frozen parts keep their parameters to the bit, and use their running BatchNorm statistics
+    without updating them. There are two stages with two_stage training, otherwise one.
+
+    Args:
+      config: The resolved config.
+      parts: Names of all parts: the keys of `params`.
+    """
+    always = {"trunk"} if config.optimizer.trunk_scale == 0 else set()
+    stages = [always]
+    if config.model.mask_training == "two_stage":
+        mask_parts = set(MASK_PARTS[config.model.masks])
+        stages = [always | (set(parts) - mask_parts), always | mask_parts]
+    return [tuple(sorted(stage)) for stage in stages]
+
+
+def _freeze(mask_parts: Collection[str], mask_only_steps: int) -> optax.GradientTransformation:
+    """Zeroes the frozen parts: in the first stage all but the mask parts, then the mask parts."""
     first = optax.scale_by_schedule(lambda step: step < mask_only_steps)
     second = optax.scale_by_schedule(lambda step: step >= mask_only_steps)
     return optax.chain(
@@ -106,6 +135,6 @@ def _freeze(mask_parts: Sequence[str], mask_only_steps: int) -> optax.GradientTr
     )
 
 
-def _only(parts: Sequence[str], inside: bool = True) -> Callable[[Variables], dict[str, bool]]:
-    """A mask for `optax.masked`: the named parts of the network, or all others."""
+def _only(parts: Collection[str], inside: bool = True) -> Callable[[Variables], dict[str, bool]]:
+    """A mask for `optax.masked` that selects the named parts of the network, or all others."""
     return lambda params: {name: (name in parts) == inside for name in params}

@@ -1,23 +1,53 @@
-"""The step: pure functions of (state, batch), and what they are made of."""
+"""The training step: a pure function of (state, batch), and the state it starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import nnx
+from jaxtyping import Array, Int
 
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.evaluation.prediction import normalize
 from mgmtn_jax.models import functional
-from mgmtn_jax.models.functional import State
+from mgmtn_jax.models.functional import State, Variables
 from mgmtn_jax.models.layers import Landmarks
 from mgmtn_jax.regions import draw_masks
 from mgmtn_jax.training import losses
-from mgmtn_jax.training.optimization import Schedule
+from mgmtn_jax.training.optimization import Schedule, frozen_parts
+
+Batch: TypeAlias = dict[str, jax.Array]
+Scalars: TypeAlias = dict[str, jax.Array]
+
+
+class Counts(NamedTuple):
+    """Denominators of the losses: counts over the whole batch, also for a part of it.
+
+    Attributes:
+      known: Number of known labels of each attribute.
+      valid: Number of faces with valid landmarks.
+    """
+
+    known: Int[Array, " a"]
+    valid: Int[Array, ""]
+
+
+LossFn: TypeAlias = Callable[
+    [Variables, Variables, Batch, Counts, jax.Array, jax.Array],
+    tuple[jax.Array, tuple[Scalars, Variables]],
+]
+"""`(params, batch_stats, batch, counts, step, dropout_key) -> (loss, (scalars, batch_stats))`."""
+
+GradientFn: TypeAlias = Callable[
+    [Variables, Variables, Batch, Counts, jax.Array, jax.Array],
+    tuple[Variables, tuple[Scalars, Variables]],
+]
+"""`LossFn`'s arguments -> `(gradients, (scalars, batch_stats))`."""
 
 
 def init_state(
@@ -27,7 +57,14 @@ def init_state(
     *,
     averaged: bool = False,
 ) -> State:
-    """The state before the first step; meant to be jitted with `state_shardings`."""
+    """Returns the state before the first step; to be jitted with the shardings it should have.
+
+    Args:
+      build: Constructor of the network.
+      optimizer: The optimizer that initialises `opt_state`.
+      key: PRNG key of the parameters.
+      averaged: Add `ema`, the running average of the parameters.
+    """
     params, batch_stats = functional.init(build, key)
     state = {
         "step": jnp.zeros((), jnp.int32),
@@ -46,98 +83,41 @@ def make_train_step(
     schedule: Schedule,
     config: ml_collections.ConfigDict,
     attribute_set: AttributeSet,
-) -> Callable[[State, dict[str, jax.Array]], tuple[State, dict[str, jax.Array]]]:
+) -> Callable[[State, Batch], tuple[State, Scalars]]:
     """Returns `train_step(state, batch) -> (state, scalars)`, pure and ready for `jax.jit`.
 
+    With `train.accumulate` = N the batch is processed in N parts, one after the other, to save
+    memory. Losses, accuracy and gradients are those of the whole batch, to rounding. BatchNorm and
+    dropout still differ from one whole batch: each part is normalized by its own statistics, the
+    running statistics are updated N times a step, and each part has its own dropout key.
+
     Args:
-      network: whose outputs are judged.
-      optimizer: that `state["opt_state"]` belongs to.
-      schedule: of its learning rate and stages.
-      config: the resolved config.
-      attribute_set: whose groups' losses are among the scalars.
+      network: The network to train.
+      optimizer: The optimizer that `state["opt_state"]` belongs to.
+      schedule: The optimizer's learning rate and stages.
+      config: The resolved config.
+      attribute_set: Names and groups of the labels; the loss of each group is among the scalars.
+
+    Raises:
+      ValueError: If `train.accumulate` does not divide the batch size.
     """
-    dtype, seed = jnp.dtype(config.model.dtype), config.train.seed
-    image_size, trunk_learns = config.data.image_size, config.optimizer.trunk_scale > 0
     num_parts, batch_size = config.train.accumulate, config.data.batch_size
     if num_parts < 1 or batch_size % num_parts:
         raise ValueError(
-            f"train.accumulate={num_parts} does not divide data.batch_size={batch_size}"
+            f"train.accumulate={num_parts} does not divide data.batch_size={batch_size}: choose a "
+            "divisor of the batch size"
         )
+    gradient_fn = _make_gradient(network, schedule, config, attribute_set)
+    if num_parts > 1:
+        gradient_fn = _accumulated(gradient_fn, num_parts)
 
-    def loss_fn(
-        params: functional.Variables,
-        batch_stats: functional.Variables,
-        batch: dict[str, jax.Array],
-        step: jax.Array,
-        dropout_key: jax.Array,
-    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], functional.Variables]]:
-        if not trunk_learns:  # Its backward pass falls away.
-            params = params | {"trunk": jax.lax.stop_gradient(params["trunk"])}
-        outputs, batch_stats = network(
-            params,
-            batch_stats,
-            normalize(batch["image"], dtype),
-            Landmarks(batch["landmarks"], batch["landmarks_valid"]),
-            train=True,
-            dropout_key=dropout_key,
-        )
-        scalars = {
-            "attribute_loss": losses.attribute_loss(outputs.attribute_logits, batch["labels"])
-        }
-        loss = scalars["attribute_loss"]
-        if schedule.mask_only_steps:
-            loss *= step >= schedule.mask_only_steps
-        if outputs.mask_logits is not None:
-            masks = draw_masks(batch["landmarks"], image_size, outputs.mask_logits.shape[1])
-            scalars["mask_loss"] = losses.mask_loss(
-                outputs.mask_logits, masks, batch["landmarks_valid"]
-            )
-            loss += config.loss.mask_weight * scalars["mask_loss"]
-        known = batch["labels"] >= 0
-        right = (outputs.attribute_logits > 0) == (batch["labels"] > 0)
-        scalars["accuracy"] = 100.0 * jnp.sum(right & known) / jnp.maximum(jnp.sum(known), 1)
-        scalars |= losses.group_losses(outputs.attribute_logits, batch["labels"], attribute_set)
-        return loss, ({"loss": loss, **scalars}, batch_stats)
-
-    grad_fn = jax.grad(loss_fn, has_aux=True)
-
-    def accumulate(
-        state: State, batch: dict[str, jax.Array], key: jax.Array
-    ) -> tuple[functional.Variables, tuple[dict[str, jax.Array], functional.Variables]]:
-        """`grad_fn` of the parts of a batch one after the other, in the memory of one."""
-
-        def add(
-            carry: tuple[functional.Variables, functional.Variables],
-            part: tuple[jax.Array, dict[str, jax.Array]],
-        ) -> tuple[tuple[functional.Variables, functional.Variables], dict[str, jax.Array]]:
-            total, batch_stats = carry
-            index, rows = part
-            grads, (scalars, batch_stats) = grad_fn(
-                state["params"], batch_stats, rows, state["step"], jax.random.fold_in(key, index)
-            )
-            return (jax.tree.map(jnp.add, total, grads), batch_stats), scalars
-
-        def split(rows: jax.Array) -> jax.Array:
-            # Every num_parts-th row: each part is spread over all devices as the batch is.
-            return jnp.moveaxis(rows.reshape(-1, num_parts, *rows.shape[1:]), 1, 0)
-
-        zeros = jax.tree.map(jnp.zeros_like, state["params"])
-        parts = jnp.arange(num_parts), jax.tree.map(split, batch)
-        (total, batch_stats), scalars = jax.lax.scan(add, (zeros, state["batch_stats"]), parts)
-        return jax.tree.map(lambda leaf: leaf / num_parts, total), (
-            jax.tree.map(jnp.mean, scalars),
-            batch_stats,
-        )
-
-    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, dict]:
+    def train_step(state: State, batch: Batch) -> tuple[State, Scalars]:
         step = state["step"]
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        if num_parts > 1:
-            grads, (scalars, batch_stats) = accumulate(state, batch, key)
-        else:
-            grads, (scalars, batch_stats) = grad_fn(
-                state["params"], state["batch_stats"], batch, step, key
-            )
+        key = jax.random.fold_in(jax.random.key(config.train.seed), step)
+        counts = Counts(jnp.sum(batch["labels"] >= 0, axis=0), jnp.sum(batch["landmarks_valid"]))
+        grads, (scalars, batch_stats) = gradient_fn(
+            state["params"], state["batch_stats"], batch, counts, step, key
+        )
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         scalars["grad_norm"] = optax.tree.norm(grads)
@@ -149,9 +129,128 @@ def make_train_step(
             "opt_state": opt_state,
         }
         if "ema" in state:
-            # The first steps are forgotten sooner: the average is never mostly random numbers.
+            # A smaller decay at first, so that the average soon forgets the random initialisation.
             decay = jnp.minimum(config.train.ema, (1.0 + step) / (10.0 + step))
             new_state["ema"] = optax.incremental_update(params, state["ema"], 1.0 - decay)
         return new_state, scalars
 
     return train_step
+
+
+def _make_loss(
+    network: functional.Network,
+    schedule: Schedule,
+    config: ml_collections.ConfigDict,
+    attribute_set: AttributeSet,
+    frozen: Collection[str],
+) -> LossFn:
+    """The training loss; the `frozen` parts of the network get no gradient."""
+    dtype, image_size = jnp.dtype(config.model.dtype), config.data.image_size
+
+    def loss_fn(
+        params: Variables,
+        batch_stats: Variables,
+        batch: Batch,
+        counts: Counts,
+        step: jax.Array,
+        dropout_key: jax.Array,
+    ) -> tuple[jax.Array, tuple[Scalars, Variables]]:
+        params = {  # The backward pass of frozen parts is never computed.
+            part: jax.lax.stop_gradient(tree) if part in frozen else tree
+            for part, tree in params.items()
+        }
+        outputs, batch_stats = network(
+            params,
+            batch_stats,
+            normalize(batch["image"], dtype),
+            Landmarks(batch["landmarks"], batch["landmarks_valid"]),
+            train=True,
+            frozen=frozen,
+            dropout_key=dropout_key,
+        )
+        logits, labels = outputs.attribute_logits, batch["labels"]
+        scalars = {"attribute_loss": losses.attribute_loss(logits, labels, counts.known)}
+        loss = scalars["attribute_loss"]
+        if schedule.mask_only_steps:
+            loss *= step >= schedule.mask_only_steps
+        if outputs.mask_logits is not None:
+            masks = draw_masks(batch["landmarks"], image_size, outputs.mask_logits.shape[1])
+            scalars["mask_loss"] = losses.mask_loss(
+                outputs.mask_logits, masks, batch["landmarks_valid"], counts.valid
+            )
+            loss += config.loss.mask_weight * scalars["mask_loss"]
+        correct = ((logits > 0) == (labels > 0)) & (labels >= 0)
+        scalars["accuracy"] = 100.0 * jnp.sum(correct) / jnp.maximum(jnp.sum(counts.known), 1)
+        scalars |= losses.group_losses(logits, labels, counts.known, attribute_set)
+        return loss, ({"loss": loss, **scalars}, batch_stats)
+
+    return loss_fn
+
+
+def _make_gradient(
+    network: functional.Network,
+    schedule: Schedule,
+    config: ml_collections.ConfigDict,
+    attribute_set: AttributeSet,
+) -> GradientFn:
+    """The gradient of the loss, with the parts frozen that the config freezes at the step."""
+
+    def gradient_of(frozen: Collection[str]) -> GradientFn:
+        loss_fn = _make_loss(network, schedule, config, attribute_set, frozen)
+        return jax.grad(loss_fn, has_aux=True)
+
+    def gradient_fn(
+        params: Variables,
+        batch_stats: Variables,
+        batch: Batch,
+        counts: Counts,
+        step: jax.Array,
+        dropout_key: jax.Array,
+    ) -> tuple[Variables, tuple[Scalars, Variables]]:
+        operands = (params, batch_stats, batch, counts, step, dropout_key)
+        stages = [gradient_of(frozen) for frozen in frozen_parts(config, params)]
+        if len(stages) == 1:
+            return stages[0](*operands)
+        # BatchNorm needs to know at compile time what is frozen: one program for each stage.
+        return jax.lax.cond(step < schedule.mask_only_steps, *stages, *operands)
+
+    return gradient_fn
+
+
+def _accumulated(gradient_fn: GradientFn, num_parts: int) -> GradientFn:
+    """`gradient_fn` of the parts of a batch one after the other, in the memory of one part.
+
+    Gradients and scalars are sums over the parts, because every loss is divided by the counts of
+    the whole batch. `optax.microbatch` does not fit: here the running BatchNorm statistics go from
+    one part to the next.
+    """
+
+    def split(rows: jax.Array) -> jax.Array:
+        # Every num_parts-th row, so that each part is spread over all devices as the batch is.
+        return jnp.moveaxis(rows.reshape(-1, num_parts, *rows.shape[1:]), 1, 0)
+
+    def accumulated(
+        params: Variables,
+        batch_stats: Variables,
+        batch: Batch,
+        counts: Counts,
+        step: jax.Array,
+        dropout_key: jax.Array,
+    ) -> tuple[Variables, tuple[Scalars, Variables]]:
+        def add(
+            carry: tuple[Variables, Variables], part: tuple[jax.Array, Batch]
+        ) -> tuple[tuple[Variables, Variables], Scalars]:
+            total, batch_stats = carry
+            index, rows = part
+            key = jax.random.fold_in(dropout_key, index)
+            grads, (scalars, batch_stats) = gradient_fn(
+                params, batch_stats, rows, counts, step, key
+            )
+            return (jax.tree.map(jnp.add, total, grads), batch_stats), scalars
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        parts = jnp.arange(num_parts), jax.tree.map(split, batch)
+        (total, batch_stats), scalars = jax.lax.scan(add, (zeros, batch_stats), parts)
+        return total, (jax.tree.map(jnp.sum, scalars), batch_stats)
+
+    return accumulated

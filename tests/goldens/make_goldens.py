@@ -1,13 +1,13 @@
-"""Writes what timm's trunks make of `random_weights`, for tests that have neither torch nor timm.
+"""Stores the features that timm's trunks compute with `random_weights`, for tests without timm.
 
-Run from the project's root in an environment of its own (torch 2.13.0 for CPU, timm 1.0.31, NumPy
-2.4.6 and Python 3.11 made the committed files; any newer ones should make the same to rounding):
+Run from the project's root in a separate environment. The committed files were made by torch 2.13.0
+for CPU, timm 1.0.31, NumPy 2.4.6 and Python 3.11; newer versions should agree up to rounding.
 
     pip install torch timm safetensors pillow
     python -m tests.goldens.make_goldens
 
-timm imports torchvision for its data pipelines. None of it runs here, and a stand-in takes its
-place, so that any build of torch will do.
+timm imports torchvision for its data pipelines. None of it runs here, so a mock replaces it and any
+build of torch works.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ sys.modules |= {
     "torchvision.transforms": torchvision.transforms,
     "torchvision.transforms.functional": torchvision.transforms.functional,
 }
-import timm  # noqa: E402 - after its stand-in for torchvision
+import timm  # noqa: E402 - after the mock of torchvision
 
 FOLDER = pathlib.Path(__file__).parent
 SHAPES_ONLY = ("resnet34", "resnet101", "resnet18d", "resnet34d", "resnet101d", "resnest101e")
 WITH_FEATURES = ("resnet18", "resnet50", "resnet50d", "resnest50d")
 CHANNEL_STEP = 16
-"""Of the feature maps every 16th channel is kept, and the mean of each."""
+"""Every 16th channel of a feature map is stored, and the mean of every channel."""
 
 
 def features(network: torch.nn.Module) -> dict[str, np.ndarray]:

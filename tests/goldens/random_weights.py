@@ -1,7 +1,7 @@
-"""The same weights and image on both sides of a golden file, from NumPy alone.
+"""Deterministic weights and an image for golden files, from NumPy alone.
 
-Only bit generators promise the same numbers in every version of NumPy, so their raw integers are
-scaled by hand.
+Only NumPy's bit generators guarantee the same numbers in every version, so their raw integers are
+scaled here.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 
 
 def uniform(name: str, shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
-    """float32 numbers in low..high that depend on the name alone."""
+    """float32 numbers in low..high, a function of the name."""
     bits = np.random.PCG64(zlib.crc32(name.encode())).random_raw(int(np.prod(shape)))
     return (low + (high - low) * (bits >> 40).astype(np.float32) / 2**24).reshape(shape)
 
 
 def random_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Weights by PyTorch's names, as spread as a trained network's; BatchNorm's statistics too."""
+    """Weights and BatchNorm statistics by PyTorch name, with the variances of a trained network."""
     weights = {}
     for name, shape in shapes.items():
         if name.endswith("num_batches_tracked"):
@@ -35,5 +35,5 @@ def random_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarra
 
 
 def random_image() -> np.ndarray:
-    """(1, 72, 56, 3): sides that are odd from stage to stage, where ways of padding differ."""
+    """A (1, 72, 56, 3) image: some stages have odd sides, where padding conventions differ."""
     return uniform("image", (1, 72, 56, 3), -2, 2)

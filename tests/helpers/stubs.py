@@ -1,4 +1,4 @@
-"""A network that compiles at once, for tests of what stands on the trunk."""
+"""A trunk that compiles fast, for tests of the rest of the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mgmtn_jax.models import functional
 
 
 class StubTrunk(nnx.Module):
-    """Four maps on the grids of C2..C5, each one convolution of the image away."""
+    """A trunk whose C2..C5 are each a single convolution of the image."""
 
     channels = (3, 5, 7, 11)
     strides = (4, 8, 16, 32)
@@ -28,7 +28,7 @@ class StubTrunk(nnx.Module):
 
 
 def random_variables(build, seed=0):
-    """Params and batch_stats of the size `init` gives, drawn by NumPy: nothing compiles."""
+    """Random params and batch_stats of the shapes of `init`, drawn by NumPy: nothing compiles."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

@@ -1,4 +1,4 @@
-"""A config small enough that a test compiles and runs its network in seconds."""
+"""A config whose network compiles and runs in seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tiny_config(**model) -> ml_collections.ConfigDict:
 
 
 def tiny_batch(batch_size: int = 8, size: int = 32, num_attributes: int = 40, seed: int = 0):
-    """A batch as the pipeline makes it: noise for pixels, one face's landmarks for all."""
+    """A batch in the pipeline's format: noise as pixels, the same landmarks for every face."""
     rng = np.random.default_rng(seed)
     points = face_points(size)
     return {

@@ -1,4 +1,4 @@
-"""A workdir as training leaves it, in a second and with random numbers for a network."""
+"""A workdir as training writes it, with a randomly initialised network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ATTRIBUTES = AttributeSet.create(["Smiling", "Eyeglasses", "Tall"])
 
 
 def write_workdir(folder, step=3, attribute_set=ATTRIBUTES, seed=0, **model):
-    """Saves one checkpoint of the tiny network; `model` are fields of `config.model`."""
+    """Saves one checkpoint of the tiny network; `model` overrides fields of `config.model`."""
     config = tiny_config(**model)
     params, batch_stats = random_variables(build.network_builder(config, attribute_set), seed)
     state = {"step": step, "params": params, "batch_stats": batch_stats, "opt_state": {}}

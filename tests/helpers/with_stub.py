@@ -1,4 +1,4 @@
-"""A command with a trunk that compiles at once: python -m tests.helpers.with_stub MODULE --flags.
+"""Runs a command with the stub trunk available: python -m tests.helpers.with_stub MODULE --flags.
 
 `--config.model.trunk=stub` trains with it.
 """
