@@ -5,6 +5,7 @@ import zipfile
 
 import h5py
 import numpy as np
+import scipy.io
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
@@ -38,6 +39,17 @@ def write_mat(path, **variables):
                 file.create_dataset(name, data=np.asarray(value, np.float64).T)
     with open(path, "r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\0\2IM")
+
+
+def write_old_mat(path, *, compress=False, **variables):
+    """A MATLAB file of version 6, or 7 if compressed, as SciPy writes it."""
+    for name, value in variables.items():
+        if isinstance(value[0], str):
+            cells = variables[name] = np.empty((len(value), 1), object)
+            cells[:, 0] = value
+        else:
+            variables[name] = np.asarray(value, np.float64)
+    scipy.io.savemat(path, variables, do_compression=compress)
 
 
 def write_tfds(data_dir, faces, file_format):
