@@ -88,7 +88,7 @@ class Canvas:
 
     def lines(
         self,
-        curves: Sequence[Points],
+        polylines: Sequence[Points],
         width: float,
         color: Color,
         *,
@@ -97,8 +97,8 @@ class Canvas:
         depth: float = 1.0,
         clip: Mask | None = None,
     ) -> None:
-        """Draws open curves of one width (face pixels) and color as one layer."""
-        self._paint(curves, width, color, alpha, blur, depth, clip)
+        """Draws open polylines of one width (face pixels) and color as one layer."""
+        self._paint(polylines, width, color, alpha, blur, depth, clip)
 
     def mask(self, points: Points, depth: float = 1.0) -> Mask:
         """The inside of a polygon as a 0..255 mask of the whole canvas, for `clip`."""
@@ -117,7 +117,7 @@ class Canvas:
 
     def _paint(
         self,
-        curves: Sequence[Points],
+        polylines: Sequence[Points],
         width: float | None,
         color: Color,
         alpha: float,
@@ -125,7 +125,7 @@ class Canvas:
         depth: float,
         clip: Mask | None,
     ) -> None:
-        fixed = self._fixed(np.concatenate(curves), depth)
+        fixed = self._fixed(np.concatenate(polylines), depth)
         scale = SUPERSAMPLING * self.pose.scale
         margin = math.ceil((3 * blur + (width or 0)) * scale) + 2
         corners = fixed >> _FRACTION_BITS
@@ -139,7 +139,7 @@ class Canvas:
         width_px, height_px = int(right - left), int(bottom - top)
         mask: Any = np.zeros((-(-height_px // shrink), -(-width_px // shrink)), np.uint8)
         origin = np.array([left, top], np.int32) << _FRACTION_BITS
-        ends = np.cumsum([len(curve) for curve in curves])[:-1]
+        ends = np.cumsum([len(line) for line in polylines])[:-1]
         moved = np.split((fixed - origin) // shrink, ends)
         if width is None:
             cv2.fillPoly(mask, moved, 255, cv2.LINE_AA, _FRACTION_BITS)
@@ -166,7 +166,7 @@ class Canvas:
             cv2.add(cv2.multiply(region, keep, scale=1 / 255), paint, dst=region)
 
 
-def curve(points: Sequence[tuple[float, float]], closed: bool = False, samples: int = 6) -> Points:
+def spline(points: Sequence[tuple[float, float]], closed: bool = False, samples: int = 6) -> Points:
     """A Catmull-Rom spline through the points."""
     p = np.asarray(points, np.float64)
     if closed:
@@ -175,9 +175,9 @@ def curve(points: Sequence[tuple[float, float]], closed: bool = False, samples: 
         p = np.concatenate([p[:1], p, p[-1:]])
     t = np.arange(samples)[None, :, None] / samples
     a, b, c, d = p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None]
-    spline = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-    spline = spline.reshape(-1, 2)
-    return spline if closed else np.concatenate([spline, p[-2:-1]])
+    corners = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    corners = corners.reshape(-1, 2)
+    return corners if closed else np.concatenate([corners, p[-2:-1]])
 
 
 def ellipse(
@@ -193,7 +193,7 @@ def ellipse(
 def symmetric(half: Sequence[tuple[float, float]], closed: bool = True, samples: int = 6) -> Points:
     """A curve through the given corners of one side of the face, then through their mirror images
     in the reverse order. Corners on the middle line, x = 0, are not repeated."""
-    return curve([*half, *((-x, y) for x, y in reversed(half) if x)], closed, samples)
+    return spline([*half, *((-x, y) for x, y in reversed(half) if x)], closed, samples)
 
 
 def mirror(points: Points) -> Points:

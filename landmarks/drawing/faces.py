@@ -26,7 +26,7 @@ from landmarks.drawing import accessories as accessories
 from landmarks.drawing import features as features
 from landmarks.drawing import hair as hair
 from landmarks.drawing import head as head
-from landmarks.drawing.canvas import HEIGHT, SUPERSAMPLING, WIDTH, Canvas, Pose, curve, darker, mix
+from landmarks.drawing.canvas import HEIGHT, SUPERSAMPLING, WIDTH, Canvas, Pose, darker, mix, spline
 from landmarks.drawing.people import Style, draw_labels
 from mgmtn_jax.attributes import CELEBA_ATTRIBUTES
 
@@ -192,16 +192,16 @@ def _paint_clothes(canvas: Canvas, rng: np.random.Generator) -> None:
     )
     depth = 84 + 14 * neckline
     body = np.concatenate([
-        curve([(-130, 140), (-112, 106), (-60, 90), (-30, 80)]),
-        curve([(-24, 84), (0, depth), (24, 84)]),
-        curve([(30, 80), (60, 90), (112, 106), (130, 140)]),
+        spline([(-130, 140), (-112, 106), (-60, 90), (-30, 80)]),
+        spline([(-24, 84), (0, depth), (24, 84)]),
+        spline([(30, 80), (60, 90), (112, 106), (130, 140)]),
     ])  # fmt: skip
     canvas.fill(body, color, depth=0)
     inside = canvas.mask(body, depth=0)
     if stripes < 0.3:
         lines = [np.array([(x, 70), (x * 1.3, 140)]) for x in range(-110, 111, 12)]
         canvas.lines(lines, 3, mix(color, (255, 255, 255), 0.35), depth=0, clip=inside)
-    canvas.lines([curve([(-24, 84), (0, depth), (24, 84)])], 2.5, darker(color, 0.6), depth=0)
+    canvas.lines([spline([(-24, 84), (0, depth), (24, 84)])], 2.5, darker(color, 0.6), depth=0)
     canvas.pose = head_pose
 
 

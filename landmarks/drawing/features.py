@@ -11,11 +11,11 @@ from landmarks.drawing.canvas import (
     Canvas,
     Color,
     Points,
-    curve,
     darker,
     ellipse,
     mirror,
     mix,
+    spline,
     symmetric,
 )
 from landmarks.drawing.head import FaceShape
@@ -57,13 +57,13 @@ def _paint_eye(canvas: Canvas, face: FaceShape, side: int) -> None:
     canvas.fill(at(ellipse(-1, -5, 12.5, 7.5)), darker(skin, 0.55), alpha=0.38, blur=2.5)
     canvas.fill(at(ellipse(-10, -1, 3.5, 5)), darker(skin, 0.5), alpha=0.4, blur=2)
     if made_up:
-        lid = curve([(-9, -2), (-5, -9.5), (4, -11), (13, -6), (11, 0), (0, -4)], True)
+        lid = spline([(-9, -2), (-5, -9.5), (4, -11), (13, -6), (11, 0), (0, -4)], True)
         tint = _SHADOW[int(style.makeup * len(_SHADOW))]
         canvas.fill(at(lid), mix(tint, skin, 0.1), alpha=0.85, blur=1.1)
 
-    upper = curve([(-half, 0.8), (-0.5 * half, -0.82 * rise), (0.5, -rise),
+    upper = spline([(-half, 0.8), (-0.5 * half, -0.82 * rise), (0.5, -rise),
                    (0.55 * half, -0.72 * rise), (half, -lift)])  # fmt: skip
-    lower = curve([(half, -lift), (0.45 * half, 0.9 * drop), (-0.5, drop),
+    lower = spline([(half, -lift), (0.45 * half, 0.9 * drop), (-0.5, drop),
                    (-0.55 * half, 0.75 * drop), (-half, 0.8)])  # fmt: skip
     opening = at(np.concatenate([upper, lower]))
     canvas.fill(opening, mix((240, 238, 234), skin, 0.12))
@@ -103,7 +103,7 @@ def paint_brows(canvas: Canvas, face: FaceShape) -> None:
     thick = 1.5 + 0.5 * style.brow_weight + 0.8 * male + (2.4 if bushy else 0)
     rise = 6.5 if arched else 0.8
     y = BROW_Y + 1.0 - 2.0 * style.brow_height + (0.5 if arched else -0.5)
-    spine = curve(
+    spine = spline(
         [(7.5, y + 1.2), (14, y - rise * 0.45), (22, y - rise), (28, y - rise * 0.5), (32, y + 2.5)]
     )
     along = np.linspace(0, 1, len(spine))
@@ -133,11 +133,11 @@ def paint_nose(canvas: Canvas, face: FaceShape) -> None:
     lit = -1 if style.light_side < 0.5 else 1
     bridge = 3.4 if pointy else 5.5 if big else 4.2
     for side in (1, -1):
-        flank = curve([(bridge, -9), (bridge - 0.6, 2), (bridge + 0.6, 13), (wing, tip - 2),
+        flank = spline([(bridge, -9), (bridge - 0.6, 2), (bridge + 0.6, 13), (wing, tip - 2),
                        (wing + 3.5, tip), (wing + 1, 10), (bridge + 4, -6)], True)  # fmt: skip
         alpha = 0.22 if side == lit else 0.5
         canvas.fill(flank * np.array([side, 1]), dark, alpha=alpha, blur=1.6, depth=1.2)
-    ridge = curve([(-0.9, -8), (0.9, -8), (1.4, 10), (1.2, 18), (-1.2, 18), (-1.4, 10)], True)
+    ridge = spline([(-0.9, -8), (0.9, -8), (1.4, 10), (1.2, 18), (-1.2, 18), (-1.4, 10)], True)
     canvas.fill(ridge, light, alpha=0.6, blur=1.2, depth=1.3)
     under = symmetric([(0, tip + 3.2), (wing, tip + 1), (0.6 * wing, tip + 7)])
     canvas.fill(under, dark, alpha=0.45, blur=1.5, depth=1.1)
@@ -152,9 +152,9 @@ def paint_nose(canvas: Canvas, face: FaceShape) -> None:
         shine = ellipse(0, tip - 4, radius, radius * 0.8)
         canvas.fill(shine, light, alpha=0.6, blur=1.4, depth=1.4)
     base = [
-        curve([(-wing, tip - 5), (-wing - 1.2, tip - 0.5), (-wing + 1.5, tip + 2.0)]),
-        curve([(wing, tip - 5), (wing + 1.2, tip - 0.5), (wing - 1.5, tip + 2.0)]),
-        curve([(-wing * 0.5, tip + 2.2), (0, tip + 3.4), (wing * 0.5, tip + 2.2)]),
+        spline([(-wing, tip - 5), (-wing - 1.2, tip - 0.5), (-wing + 1.5, tip + 2.0)]),
+        spline([(wing, tip - 5), (wing + 1.2, tip - 0.5), (wing - 1.5, tip + 2.0)]),
+        spline([(-wing * 0.5, tip + 2.2), (0, tip + 3.4), (wing * 0.5, tip + 2.2)]),
     ]
     canvas.lines(base, 1.3, darker(skin, 0.4), alpha=0.85, blur=0.3, depth=1.2)
     for side in (1, -1):
@@ -213,8 +213,8 @@ def paint_mouth(canvas: Canvas, face: FaceShape) -> None:
         canvas.lines([hole], 0.7, darker(lips, 0.5), alpha=0.8)
     else:
         canvas.lines([inner_top], 1.3, darker(lips, 0.35), alpha=0.95)
-    ends = [curve([(x - 1.5, corner + 0.4), (x + 1.8, corner - (1.2 if smiling else -0.6))])]
+    ends = [spline([(x - 1.5, corner + 0.4), (x + 1.8, corner - (1.2 if smiling else -0.6))])]
     if smiling:
         # Cheeks pushed up by the smile fold beside the mouth.
-        ends.append(curve([(x + 4, corner - 9), (x + 6.2, corner - 3), (x + 4.5, corner + 4)]))
+        ends.append(spline([(x + 4, corner - 9), (x + 6.2, corner - 3), (x + 4.5, corner + 4)]))
     canvas.lines([*ends, *map(mirror, ends)], 1.3, darker(skin, 0.42), alpha=0.75, blur=0.4)

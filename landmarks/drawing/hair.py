@@ -15,11 +15,11 @@ from landmarks.drawing.canvas import (
     Color,
     Mask,
     Points,
-    curve,
     darker,
     ellipse,
     mirror,
     mix,
+    spline,
     symmetric,
 )
 from landmarks.drawing.features import MOUTH_Y, NOSE_Y
@@ -48,18 +48,18 @@ def _strands(face: FaceShape, canvas: Canvas, count: int, clip: Mask, bottom: fl
     reach = face.width + 12
     start = np.linspace(-1, 1, count) + face.texture.uniform(-0.03, 0.03, count)
     phase = face.texture.uniform(0, 2 * math.pi, count)
-    curves = []
+    strands = []
     for s, p in zip(start, phase, strict=True):
         # From the parting over the side of the skull and down.
         x = reach * np.sign(s) * np.abs(s) ** 0.6 * np.minimum(1, 0.25 + 2.2 * t) ** 0.8
         y = -84 + 20 * s * s + (bottom + 84) * t
         if wavy:
             x = x + 3.4 * np.sin(t * (bottom + 84) / 4.6 + p)
-        curves.append(np.concatenate([x, y], axis=1))
+        strands.append(np.concatenate([x, y], axis=1))
     light = mix(face.hair, (255, 250, 240), 0.32)
     width = 1.5 if wavy else 0.9
-    canvas.lines(curves[::2], width, light, alpha=0.75, depth=0, clip=clip)
-    canvas.lines(curves[1::2], width, darker(face.hair, 0.55), alpha=0.8, depth=0, clip=clip)
+    canvas.lines(strands[::2], width, light, alpha=0.75, depth=0, clip=clip)
+    canvas.lines(strands[1::2], width, darker(face.hair, 0.55), alpha=0.8, depth=0, clip=clip)
 
 
 def _crown(face: FaceShape) -> Points:
@@ -109,7 +109,7 @@ def paint_front_hair(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
     canvas.lines([hairline], 4, shadow, alpha=0.5, blur=1.8, depth=0, clip=inside)
     canvas.fill(cap, face.hair, depth=0)
     mask = canvas.mask(cap, depth=0)
-    gloss = curve([(-0.6 * w, -50), (-0.2 * w, -61), (0.3 * w, -60)])
+    gloss = spline([(-0.6 * w, -50), (-0.2 * w, -61), (0.3 * w, -60)])
     shine = mix(face.hair, (255, 255, 255), 0.3)
     canvas.lines([gloss], 5, shine, alpha=0.6, blur=2.5, depth=0, clip=mask)
     _strands(face, canvas, 40, mask, 20.0)
@@ -137,7 +137,7 @@ def _bangs(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
 def _locks(canvas: Canvas, face: FaceShape) -> None:
     """Long hair falls in front of the ears."""
     w, bottom = face.width, 50 + 34 * face.style.hair_volume
-    right = curve(
+    right = spline(
         [(0.86 * w, -34), (w + 7, -24), (w + 11, 8), (w + 12, bottom - 8), (w + 3, bottom),
          (w - 3, bottom - 14), (w + 0.5, 14), (w - 2, -8)], closed=True, samples=8,
     )  # fmt: skip
@@ -180,7 +180,7 @@ def paint_beard(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
         ])  # fmt: skip
         canvas.fill(mustache, darker(color, 0.9), blur=0.5)
     if "Sideburns" in face.yes:
-        burn = curve(
+        burn = spline(
             [(w - 1, -18), (w - 9, -14), (w - 10, 10), (w - 8, 24), (w - 2, 26), (w + 0.5, 10)],
             True,
         )

@@ -14,11 +14,11 @@ from landmarks.drawing.canvas import (
     Canvas,
     Color,
     Points,
-    curve,
     darker,
     ellipse,
     mirror,
     mix,
+    spline,
     symmetric,
 )
 from landmarks.drawing.people import Style
@@ -135,11 +135,11 @@ def paint_head(canvas: Canvas, face: FaceShape) -> np.ndarray:
     canvas.fill(ellipse(0, face.chin - 8, 8, 4), light, alpha=0.4, blur=3, clip=inside)
     if "High_Cheekbones" in face.yes:
         for side in (1, -1):
-            bone = curve([(20, 19), (29, 15), (36, 6)]) * np.array([side, 1])
+            bone = spline([(20, 19), (29, 15), (36, 6)]) * np.array([side, 1])
             canvas.lines(
                 [bone], 6, mix(skin, (255, 250, 240), 0.6), alpha=0.75, blur=2.4, clip=inside
             )
-            hollow = curve([(37, 17), (28, 27), (22, 37), (32, 36), (38, 26)], True)
+            hollow = spline([(37, 17), (28, 27), (22, 37), (32, 36), (38, 26)], True)
             canvas.fill(
                 hollow * np.array([side, 1]), darker(skin, 0.5), alpha=0.75, blur=2.4, clip=inside
             )
@@ -163,18 +163,18 @@ def paint_age(canvas: Canvas, face: FaceShape, inside: np.ndarray) -> None:
     if "Young" not in face.yes:
         wave = 1.5 * face.style.wrinkles
         creases = [
-            curve([(-20 + i, y + 1), (-8, y - wave), (6, y), (20 - i, y + 1.5)])
+            spline([(-20 + i, y + 1), (-8, y - wave), (6, y), (20 - i, y + 1.5)])
             for i, y in enumerate((-24.5, -29.5, -34.5))
         ]
-        folds = [curve([(10.5, 25), (16, 31), (20, 40), (19.5, 46)])]
-        feet = [curve([(31, y), (36, y + dy)]) for y, dy in ((-2, -3.5), (1, 0), (3.5, 3.5))]
-        brow = [curve([(2.8, -17), (2.2, -9)])]
+        folds = [spline([(10.5, 25), (16, 31), (20, 40), (19.5, 46)])]
+        feet = [spline([(31, y), (36, y + dy)]) for y, dy in ((-2, -3.5), (1, 0), (3.5, 3.5))]
+        brow = [spline([(2.8, -17), (2.2, -9)])]
         both = [*folds, *feet, *brow]
         canvas.lines(creases, 1.1, line, alpha=0.75, blur=0.4, clip=inside)
         canvas.lines([*both, *map(mirror, both)], 1.3, line, alpha=0.8, blur=0.4, clip=inside)
     if "Bags_Under_Eyes" in face.yes:
-        pouch = curve([(10, 5.5), (19, 7.5), (28, 5), (25, 11), (18, 13.5), (12, 11)], True)
-        edge = curve([(10.5, 9), (14, 12.8), (19, 13.8), (25, 11.5), (28, 7)])
+        pouch = spline([(10, 5.5), (19, 7.5), (28, 5), (25, 11), (18, 13.5), (12, 11)], True)
+        edge = spline([(10.5, 9), (14, 12.8), (19, 13.8), (25, 11.5), (28, 7)])
         tint = mix(darker(face.skin, 0.6), (90, 60, 110), 0.3)
         for shape in (pouch, mirror(pouch)):
             canvas.fill(shape, tint, alpha=0.6, blur=1, clip=inside)
@@ -190,7 +190,7 @@ def paint_neck(canvas: Canvas, face: FaceShape) -> None:
     inside = canvas.mask(neck, depth=0)
     shadow = face.outline * np.array([0.95, 1.0]) + np.array([0, 7.0])
     canvas.fill(shadow, darker(skin, 0.35), alpha=0.85, blur=2.5, depth=0, clip=inside)
-    tendons = [curve([(half * 0.7, 74), (5, 100)])]
+    tendons = [spline([(half * 0.7, 74), (5, 100)])]
     canvas.lines(
         [*tendons, *map(mirror, tendons)], 2, darker(skin, 0.6), alpha=0.4, blur=1.2, depth=0
     )
