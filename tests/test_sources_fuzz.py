@@ -1,4 +1,4 @@
-"""Label files damaged at random: each gives our error or a source that agrees with itself."""
+"""Randomly damaged label files: each gives a `LabelError` or a consistent source."""
 
 import csv
 import io
@@ -33,12 +33,12 @@ LAYOUTS = {
 TEXT_FILES = [(layout, name) for layout, files in LAYOUTS.items() for name in files]
 MAT_NAMES = ["lfw_att_40.mat", "indices_train_test.mat"]
 
-# Most bytes at random are no text, which is found at once. These get further.
+# Most random bytes are not text and are rejected at once. These pieces get further.
 PIECES = st.one_of(
     st.sampled_from([b"", b"\n", b",", b" ", b'"', b"\r", b"1", b"-1", b"0", b"\xc3\xb6", b"e9"]),
     st.binary(max_size=4),
 )
-# Where, as a fraction of the file, how many bytes go, and what comes for them.
+# Position as a fraction of the file, number of bytes removed, bytes inserted, cut the rest.
 EDITS = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 6), PIECES, st.booleans()), min_size=1, max_size=3
 )
@@ -74,7 +74,7 @@ def damage(whole, edits):
 
 
 def check(folder, layout, name, damaged):
-    """Reads a layout with one of its files replaced, which is put back."""
+    """Reads a layout with one of its files damaged, then restores the file."""
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(damaged)
     try:
@@ -133,7 +133,7 @@ def test_damaged_older_matlab_files(folders, name, edits):
 
 
 @pytest.mark.parametrize(("layout", "name"), TEXT_FILES)
-def test_what_is_no_text(folders, tmp_path, layout, name):
+def test_files_that_are_not_text(folders, tmp_path, layout, name):
     folder = shutil.copytree(folders[layout], tmp_path / "copy")
     whole = (folder / name).read_bytes()
     for data, problem in (

@@ -69,7 +69,7 @@ def test_lfwa(lfwa, images):
         ({"name": [[1], [2], [3]]}, "variable name: not a cell array of text"),
     ],
 )
-def test_labels_that_contradict_each_other_are_located(lfwa, changes, problem):
+def test_contradicting_labels_are_located(lfwa, changes, problem):
     changed = {name: value for name, value in (LABELS | changes).items() if value is not None}
     write_mat(lfwa / "lfw_att_40.mat", **changed)
     with pytest.raises(LabelError, match=problem) as caught:
@@ -89,7 +89,7 @@ def test_labels_that_contradict_each_other_are_located(lfwa, changes, problem):
         ({"indices_img_train": None}, "indices_img_train: there is no such var"),
     ],
 )
-def test_splits_that_contradict_the_labels_are_located(lfwa, changes, problem):
+def test_contradicting_splits_are_located(lfwa, changes, problem):
     changed = {name: value for name, value in (INDICES | changes).items() if value is not None}
     write_mat(lfwa / "indices_train_test.mat", **changed)
     with pytest.raises(LabelError, match=problem) as caught:
@@ -98,7 +98,7 @@ def test_splits_that_contradict_the_labels_are_located(lfwa, changes, problem):
 
 
 @pytest.mark.parametrize("name", ["lfw_att_40.mat", "indices_train_test.mat"])
-def test_a_file_that_is_no_matlab_file_is_named(lfwa, name):
+def test_a_file_that_is_not_a_matlab_file_is_named(lfwa, name):
     whole = (lfwa / name).read_bytes()
     for data, problem in (
         (b"", "not a MATLAB file that can be read: "),

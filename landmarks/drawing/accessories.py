@@ -1,4 +1,4 @@
-"""What is put on a head: hats, glasses, earrings, necklaces, ties.
+"""Accessories of a face: hats, glasses, earrings, necklaces, ties.
 
 Lengths are face coordinates (see `drawing.canvas`).
 """

@@ -1,4 +1,4 @@
-"""The features of the face: eyes, brows, nose and mouth, with their make-up.
+"""The features of a face: eyes, brows, nose and mouth, with make-up.
 
 Lengths are face coordinates (see `drawing.canvas`).
 """
@@ -34,13 +34,13 @@ EYE_X, BROW_Y, NOSE_Y, MOUTH_Y = 19.0, -14.5, 27.0, 41.0
 
 
 def paint_eyes(canvas: Canvas, face: FaceShape) -> None:
-    """Sockets, eyes, lids and lashes, and eye make-up."""
+    """Paints eye sockets, eyes, lids, lashes and eye make-up."""
     for side in (1, -1):
         _paint_eye(canvas, face, side)
 
 
 def _paint_eye(canvas: Canvas, face: FaceShape, side: int) -> None:
-    """The right eye (in the picture) when `side` is 1, the left one when it is -1."""
+    """Paints the right eye in the picture if `side` is 1, the left one if it is -1."""
     style, skin = face.style, face.skin
     made_up, male = "Heavy_Makeup" in face.yes, "Male" in face.yes
     rise = (4.6 + 1.2 * style.eye_size - 0.4 * male) * face.pick("Narrow_Eyes", 0.36, 1.0)
@@ -51,7 +51,7 @@ def _paint_eye(canvas: Canvas, face: FaceShape, side: int) -> None:
     line = mix(darker(skin, 0.25), (20, 14, 14), 0.5)
 
     def at(points: Points) -> Points:
-        """From around this eye, x away from the nose, to face coordinates."""
+        """Maps coordinates around this eye, x pointing away from the nose, to face coordinates."""
         return points * np.array([side, 1.0]) + np.array([side * EYE_X, 0.0])
 
     canvas.fill(at(ellipse(-1, -5, 12.5, 7.5)), darker(skin, 0.55), alpha=0.38, blur=2.5)
@@ -95,7 +95,7 @@ def _paint_eye(canvas: Canvas, face: FaceShape, side: int) -> None:
 
 
 def paint_brows(canvas: Canvas, face: FaceShape) -> None:
-    """Brows: flat or arched, thin or bushy, in the hair's color but never paler than skin."""
+    """Paints brows: flat or arched, thin or bushy, in the hair's color, never paler than skin."""
     style = face.style
     bushy, male, arched = (
         name in face.yes for name in ("Bushy_Eyebrows", "Male", "Arched_Eyebrows")
@@ -124,7 +124,7 @@ def paint_brows(canvas: Canvas, face: FaceShape) -> None:
 
 
 def paint_nose(canvas: Canvas, face: FaceShape) -> None:
-    """Bridge, tip, wings and nostrils."""
+    """Paints the nose: bridge, tip, wings and nostrils."""
     style, skin = face.style, face.skin
     big, pointy = "Big_Nose" in face.yes, "Pointy_Nose" in face.yes
     wing = (13.0 if big else 6.4 if pointy else 8.8) + 1.0 * style.nose_width
@@ -164,7 +164,7 @@ def paint_nose(canvas: Canvas, face: FaceShape) -> None:
 
 
 def mouth_corner(face: FaceShape) -> tuple[float, float]:
-    """The left corner of the mouth (right in the picture); the other one mirrors it."""
+    """The left mouth corner (right in the picture); the other one is its mirror image."""
     style = face.style
     if "Smiling" in face.yes:
         return 17.5 + 2.0 * style.mouth_width, MOUTH_Y - 3.5 - 1.5 * style.smile
@@ -172,7 +172,7 @@ def mouth_corner(face: FaceShape) -> tuple[float, float]:
 
 
 def paint_mouth(canvas: Canvas, face: FaceShape) -> None:
-    """Lips, closed or around teeth, with the shadow below them."""
+    """Paints lips, closed or around teeth, and the shadow below them."""
     style, skin = face.style, face.skin
     x, corner = mouth_corner(face)
     smiling = "Smiling" in face.yes
@@ -181,7 +181,7 @@ def paint_mouth(canvas: Canvas, face: FaceShape) -> None:
     top, bottom = 3.0 * big, 4.0 * big
     middle = MOUTH_Y + (1.8 if smiling else 0.0)
     above, below = 0.35 * gap, 0.65 * gap
-    # Four curves from the right corner of the mouth to the left one.
+    # Four splines from the right corner of the mouth to the left one.
     inner_top = symmetric([(x, corner), (0.5 * x, middle - 0.5), (0, middle - above)], closed=False)
     inner_low = symmetric(
         [(x, corner), (0.55 * x, middle + 0.5 * gap), (0, middle + below)], closed=False

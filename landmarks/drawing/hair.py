@@ -1,4 +1,4 @@
-"""What grows on a head: hair in four colors or others, long or short, and beards.
+"""Hair and beards: hair in four labelled colors or others, long or short.
 
 Lengths are face coordinates (see `drawing.canvas`).
 """
@@ -40,7 +40,7 @@ def _scallop(points: Points, size: float, period: int) -> Points:
 
 
 def _strands(face: FaceShape, canvas: Canvas, count: int, clip: Mask, bottom: float) -> None:
-    """Light and dark strands that make hair wavy or straight; none for hair that is neither."""
+    """Paints light and dark strands of wavy or straight hair; nothing for hair that is neither."""
     wavy = "Wavy_Hair" in face.yes
     if not wavy and "Straight_Hair" not in face.yes:
         return
@@ -63,7 +63,7 @@ def _strands(face: FaceShape, canvas: Canvas, count: int, clip: Mask, bottom: fl
 
 
 def _crown(face: FaceShape) -> Points:
-    """The outer contour of the hair over the skull, from the right temple to the left one."""
+    """The outer contour of the hair on the skull, from the right temple to the left one."""
     volume = 3.0 + 5.0 * face.style.hair_volume
     volume += face.pick("Wavy_Hair", 2.5, 0) - face.pick("Straight_Hair", 1.5, 0)
     w, top = face.width + 0.75 * volume, -66 - 1.1 * volume
@@ -73,7 +73,7 @@ def _crown(face: FaceShape) -> Points:
 
 
 def paint_back_hair(canvas: Canvas, face: FaceShape) -> None:
-    """Hair behind the neck, for long hair."""
+    """Paints the part of long hair that is behind the neck."""
     if "Bald" in face.yes or not is_long(face):
         return
     bottom = 62 + 30 * face.style.hair_volume
@@ -89,7 +89,7 @@ def paint_back_hair(canvas: Canvas, face: FaceShape) -> None:
 
 
 def paint_front_hair(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
-    """Hair over the skull and the forehead: the hairline, bangs, locks beside the face."""
+    """Paints hair on the skull and the forehead: hairline, bangs, locks beside the face."""
     if "Bald" in face.yes:
         shine = mix(face.skin, (255, 255, 255), 0.75)
         canvas.fill(ellipse(-8, -48, 10, 5, tilt=-0.3), shine, alpha=0.85, blur=2.0)
@@ -120,7 +120,7 @@ def paint_front_hair(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
 
 
 def _bangs(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
-    """Hair combed over the forehead, down to ragged ends above the brows."""
+    """Paints hair combed over the forehead, with ragged ends above the brows."""
     w = face.width
     places = np.linspace(0.86, -0.86, 9)
     ends = -19.5 + face.texture.uniform(-2.5, 2.5, 9) + 4 * np.abs(places)
@@ -135,7 +135,7 @@ def _bangs(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
 
 
 def _locks(canvas: Canvas, face: FaceShape) -> None:
-    """Long hair falls in front of the ears."""
+    """Paints long hair in front of the ears."""
     w, bottom = face.width, 50 + 34 * face.style.hair_volume
     right = spline(
         [(0.86 * w, -34), (w + 7, -24), (w + 11, 8), (w + 12, bottom - 8), (w + 3, bottom),
@@ -150,7 +150,7 @@ def _locks(canvas: Canvas, face: FaceShape) -> None:
 
 
 def paint_beard(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
-    """Stubble, goatee, full beard, mustache and sideburns."""
+    """Paints stubble, goatee, full beard, mustache and sideburns."""
     w, chin = face.width, face.chin
     color = darker(face.hair, 0.75)
     jaw = symmetric([(w, 4), (w + 1, 20), (0.95 * w, 0.65 * chin), (0.6 * w, chin), (0, chin + 3)],
@@ -197,7 +197,7 @@ def _hairs(
     length: float,
     color: Color,
 ) -> None:
-    """Short strokes over a region."""
+    """Paints short hairs in a region."""
     low, high = region.min(0), region.max(0)
     roots = face.texture.uniform(low, high, (count, 2))
     lean = face.texture.uniform(-0.5, 0.5, count)

@@ -1,6 +1,6 @@
 """Variables of MATLAB files: version 7.3, which is HDF5, and the older versions 5 to 7.
 
-`read_mat` returns the same values for either form, and every fault of a file is a `LabelError`.
+Either form gives the same values, and every damaged or unexpected file is a `LabelError`.
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ def _read_old(path: epath.Path, data: bytes, names: Sequence[str]) -> Mapping[st
 
 
 def _read_hdf5(path: epath.Path, data: bytes, names: Sequence[str]) -> Mapping[str, Any]:
-    """Reads a file of version 7.3. MATLAB stores matrices transposed, and cell arrays of text as
-    references to arrays of UTF-16 code units.
+    """Reads a file of version 7.3.
 
-    HDF5 raises errors of any type for damaged bytes, so every error becomes a `LabelError`.
+    MATLAB stores matrices transposed, and cell arrays of text as references to arrays of UTF-16
+    code units. Damaged bytes lead to errors of any type, so every error becomes a `LabelError`.
     """
     try:
         file = h5py.File(io.BytesIO(data), "r")
