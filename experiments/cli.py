@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from mgmtn_jax.data.storage import error_sentence
+from landmarks.command import errors_as_sentences
 
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -38,11 +38,8 @@ def run(command: Callable[..., None], *, arguments: bool = False) -> None:
         if _COMPILATION_CACHE.value and known.jax_compilation_cache_dir is None:
             folder = os.path.expanduser(_COMPILATION_CACHE.value)
             jax.config.update("jax_compilation_cache_dir", folder)
-        try:
+        with errors_as_sentences(FloatingPointError):
             command(*argv[1:])
-        except (ValueError, OSError, FloatingPointError) as error:
-            logging.debug("what was behind it:", exc_info=True)
-            sys.exit(f"error: {error_sentence(error)}")
 
     logging.set_verbosity(logging.INFO)
     app.run(main, flags_parser=_parse_flags)

@@ -1,10 +1,11 @@
-"""The landmark stage as an Apache Beam pipeline, for more faces than one machine should see.
+"""The landmark stage as an Apache Beam pipeline, for more faces than one machine can process.
 
     python -m landmarks.beam_pipeline --source=celeba --data_dir=CELEBA --out_dir=DIR \
         -- --runner=DirectRunner --direct_num_workers=8 --direct_running_mode=multi_processing
 
-Before `--` stand the flags of `landmarks.precompute`, what follows goes to Beam as it is. Tests run
-DirectRunner; for the others, of which none has been tried here, Beam's documentation asks for:
+The flags before `--` are those of `landmarks.precompute`; everything after it goes to Beam. The
+tests run DirectRunner. Beam's documentation asks for these options on other runners, none of which
+has been run here:
 
     Dataflow  --runner=DataflowRunner --project=P --region=R --temp_location=gs://BUCKET/tmp
               --sdk_container_image=IMAGE --number_of_worker_harness_threads=1
@@ -13,13 +14,13 @@ DirectRunner; for the others, of which none has been tried here, Beam's document
     Spark     --runner=SparkRunner --spark_master_url=spark://HOST:7077
               --environment_type=DOCKER --environment_config=IMAGE
 
-The extra `beam` of this package installs Beam; Dataflow also needs `apache-beam[gcp]`. IMAGE is
-Beam's own (apache/beam_python3.12_sdk:VERSION, for the Python and Beam in use) with this package
-installed in it. Every worker has to see `--data_dir` and `--out_dir` under the names given here:
-folders of a network file system, or gs:// paths, for which there is the extra `gcs`.
+This package's extra `beam` installs Beam; Dataflow also needs `apache-beam[gcp]`. IMAGE is Beam's
+own image (apache/beam_python3.12_sdk:VERSION, matching the local Python and Beam) with this package
+installed in it. Every worker must see `--data_dir` and `--out_dir` under the names given here: use
+folders of a network file system, or gs:// paths with the extra `gcs`.
 
-A work item is one shard, made by the function that makes it everywhere else, so the data set has
-the same bytes. What was interrupted is finished by the same command, or by `landmarks.precompute`.
+A work item is one shard, made by the same function as in `landmarks.precompute`, so the data set is
+byte-identical. Either command completes an interrupted run.
 """
 
 from __future__ import annotations
@@ -48,23 +49,27 @@ def main(argv: Sequence[str]) -> None:
 def make_shards(
     options: PipelineOptions, task: Task, source: Source, missing: Sequence[Shard]
 ) -> None:
-    """Makes shards wherever the options say."""
+    """Makes shards on the runner that the options name.
+
+    Raises:
+      StageError: If the pipeline fails.
+    """
     names = [shard.name for shard in missing]
     try:
         with beam.Pipeline(options=options) as pipeline:
-            # The names alone travel: a pipeline may weigh no more than some megabytes. Without the
-            # reshuffle, a runner could leave all of them to the worker that made the list.
+            # Only names are sent, because runners limit a pipeline to some megabytes. Without the
+            # reshuffle, a runner may leave all of them to the worker that created the list.
             _ = pipeline | beam.Create(names) | beam.Reshuffle() | beam.ParDo(MakeShard(task))
-    except Exception as error:  # Every runner has errors of its own.
+    except Exception as error:  # Every runner has its own error types.
         reason = str(error).strip().splitlines()[-1]
         raise StageError(f"the pipeline failed: {reason}: {RUN_AGAIN}") from error
 
 
 class MakeShard(beam.DoFn):
-    """Makes the shard of a name.
+    """Makes the shard with a given name.
 
     Args:
-      task: how. Each worker reads the source's label files itself.
+      task: The task. Each worker reads the source's label files itself.
     """
 
     def __init__(self, task: Task) -> None:
@@ -74,7 +79,7 @@ class MakeShard(beam.DoFn):
     def setup(self) -> None:
         cv2.setNumThreads(0)  # The workers are the parallelism.
         self._source = self._task.read_source()
-        # A worker that sees another folder, or has another dlib, makes no shard.
+        # A worker that sees another folder, or has another version of dlib, makes no shard.
         work_folder.check(self._task.out_dir, self._task.fingerprint(self._source))
         plan = shards.plan_shards(self._source, self._task.num_shards)
         self._shards = {shard.name: shard for shard in plan}
@@ -83,7 +88,7 @@ class MakeShard(beam.DoFn):
     def process(self, name: str) -> None:
         shard, task = self._shards[name], self._task
         if shards.read_sidecar(task.out_dir, shard) is not None:
-            return  # A runner may repeat what it has done.
+            return  # A runner may repeat a work item.
         shards.write_shard(
             task.out_dir,
             shard,

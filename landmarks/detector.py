@@ -1,4 +1,4 @@
-"""Where the face is and where its 68 points are. The only module that knows dlib."""
+"""Finds faces and their 68 landmarks. The only module of this package that imports dlib."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from landmarks.plausibility import Box, longer_side, plausible
 from mgmtn_jax.data import schema
 
 CELEBA_BOX: Box = (0.253, 0.427, 0.736, 0.821)
-"""The median HOG box of CelebA's aligned images, as fractions."""
+"""The median HOG box in CelebA's aligned images, in fractions of the image."""
 LFW_BOX: Box = (0.308, 0.356, 0.724, 0.756)
-"""The median HOG box of LFW's deep-funneled images, as fractions: a face in the middle."""
+"""The median HOG box in LFW's deep-funneled images, in fractions of the image."""
 
 DETECTORS: tuple[str, ...] = ("hog", "cnn", "none")
 _SOURCES = {"hog": schema.HOG, "cnn": schema.CNN}
 
-# dlib's HOG detector finds faces from 80 pixels. On CelebA's 178x218 they are about 86 pixels wide,
-# which makes 178 the shortest side that need not be enlarged: at half that size it finds 5 % of the
-# faces, at 178 it finds 96 %, and beyond it only takes longer.
+# dlib's HOG detector finds faces of at least 80 pixels. In CelebA's 178x218 images they are about
+# 86 pixels wide, so a shorter side of 178 pixels needs no enlargement: at half that size the
+# detector finds 5 % of the faces, at 178 it finds 96 %, and beyond that it only takes longer.
 _MIN_SIDE = 178
 _MAX_ENLARGEMENT = 16.0
-# The time grows with the pixels. A face that would be under 80 pixels in an image reduced to this
-# many is not the subject of its picture.
+# Detection time grows with the number of pixels. A face under 80 pixels in an image reduced to this
+# size is not the subject of its photograph.
 _MAX_DETECTION_PIXELS = 2_000_000
-# dlib's score is a margin, and a face counts from zero. Of the faces that fall short, half reach
-# -0.3. They come out of the same pass, and count where this source's faces are expected: on 957
-# faces of half-size CelebA no score above zero had a box that overlapped that place less.
+# dlib's score is a margin, and faces score above zero. Half of the missed faces reach -0.3. They
+# come out of the same pass and are accepted where this source's faces are expected: on 957 faces of
+# half-size CelebA, no box with a score above zero had a smaller IoU with the expected box.
 _WEAK_SCORE = -0.3
 _WEAK_OVERLAP = 0.45
-# The source's box may be drawn tightly or around the whole head, 1.7 times as wide and 2.1 times as
-# high as HOG's: intersection over union is then 0.2 to 0.3. With the face cheek to cheek it is 0.1.
+# The source's box may enclose the face tightly or the whole head, 1.7 times as wide and 2.1 times
+# as high as HOG's: the IoU is then 0.2 to 0.3. With a face cheek to cheek beside it, it is 0.1.
 _GIVEN_OVERLAP = 0.15
-# The face is looked for up to half a box beyond the given one. In a head of 160 pixels it has 80.
+# The search reaches half a box beyond the given one. The face in a head of 160 pixels has 80.
 _GIVEN_MARGIN = 0.5
 _MIN_GIVEN_SIDE = 160
-# The CNN's boxes are as large as HOG's of the same faces but a tenth of their side higher (median
-# of CelebA and LFW), and the predictor was trained on HOG's.
+# The CNN's boxes are as large as HOG's of the same faces but lie higher by a tenth of their side
+# (median over CelebA and LFW), and the predictor was trained on HOG's boxes.
 _CNN_LOWERED = 0.1
-# dlib rounds its points to whole pixels. On a face 100 pixels wide that alone moves a point by 1 %
-# of the distance between the eyes, so the predictor looks at a face of at least this width.
+# dlib rounds its points to whole pixels. On a face 100 pixels wide, rounding moves a point by 1 %
+# of the distance between the eyes, so faces are enlarged to at least this width for the predictor.
 _MIN_PREDICTION_WIDTH = 256
 _PREDICTION_MARGIN = 0.3
 
 
 class Detection(NamedTuple):
-    """A face, in pixels of the image it was found in; a pixel's center has whole coordinates.
+    """A face, in pixels of its image; pixel centers have integer coordinates.
 
     Attributes:
-      box: left, top, right, bottom.
-      landmarks: the 68 points, always finite and plausible.
-      landmark_source: where `box` comes from, as in `schema`.
-      implausible: whether the points first predicted were none of a face and have been replaced.
+      box: Left, top, right, bottom.
+      landmarks: The 68 points, always finite and plausible.
+      landmark_source: Where `box` comes from, a constant of `schema`.
+      implausible: True if the first prediction was implausible and has been replaced.
     """
 
     box: Float32[np.ndarray, "4"]
@@ -67,19 +67,19 @@ class Detection(NamedTuple):
 
 
 class Detector:
-    """dlib's face detectors and 68-point predictor. Loading takes a second; it cannot be pickled.
+    """dlib's face detectors and 68-point predictor. Takes a second to load; cannot be pickled.
 
     Args:
-      detector: `hog`, `cnn` (finds turned and covered faces too; on a CPU it takes thirty times as
-        long), or `none` to take every face to be where its given box or `fallback_box` says.
-      fallback_box: where the face is taken to be when none is found, in fractions of the image.
-      upsample: how often to double the image before detection, on top of what small images get by
-        themselves.
+      detector: `hog`; `cnn`, which also finds turned and covered faces but takes thirty times as
+        long on a CPU; or `none`, which takes every face to be in its given box or `fallback_box`.
+      fallback_box: Where a face is taken to be if none is found, in fractions of the image.
+      upsample: How many times to double the image size before detection, in addition to the
+        enlargement of small images.
     """
 
     def __init__(self, detector: str, fallback_box: Box, upsample: int = 0) -> None:
         if detector not in DETECTORS:
-            raise ValueError(f"there is no detector {detector!r}: take {', '.join(DETECTORS)}")
+            raise ValueError(f"there is no detector {detector!r}: use {', '.join(DETECTORS)}")
         self._detector = detector
         if detector == "hog":
             self._hog: Any = dlib.get_frontal_face_detector()
@@ -94,14 +94,14 @@ class Detector:
     def __call__(
         self, image: UInt8[np.ndarray, "height width 3"], box: Box | None = None
     ) -> Detection:
-        """Finds a face and its 68 points.
+        """Finds the main face of an image and its 68 landmarks.
 
         Args:
-          image: upright RGB.
-          box: where the face is, in pixels, as far as the source knows. The detection that overlaps
-            it most is taken, if it overlaps enough, and the box itself if none does. Without a box
-            the face nearest the center counts, weighted by area, and if there is none the fallback
-            box is taken.
+          image: Upright RGB image.
+          box: The source's box of the face in pixels, if it has one. The result is the detection
+            that overlaps it most, or the box itself if none overlaps it enough. Without a box, the
+            result is the detection nearest the image center, weighted by area, or the fallback box
+            if there is none.
         """
         height, width = image.shape[:2]
         if box is None:
@@ -119,7 +119,7 @@ class Detector:
         candidates = [] if found is None else [(found, _SOURCES[self._detector])]
         candidates.append((place, otherwise))
         for rejected, (candidate, source) in enumerate(candidates):
-            # A given box has any shape; the predictor knows square ones.
+            # A given box may have any shape; the predictor was trained on squares.
             frame = _square(candidate) if source == schema.GIVEN else candidate
             landmarks = self._predict(image, frame)
             if plausible(candidate, landmarks):
@@ -128,13 +128,13 @@ class Detector:
         return Detection(np.array(place, np.float32), landmarks, schema.FALLBACK, True)
 
     def find_all(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Detection]:
-        """Finds every face of an image and the 68 points of each, the surest first.
+        """Finds every face of an image and its 68 landmarks, the highest score first.
 
-        Unlike `__call__` it takes no face for granted and has no main one to look for: weak scores
-        do not count, and a large image is searched whole, for its small faces too.
+        Unlike `__call__`, it expects neither a face nor a main face: weak scores are ignored, and a
+        large image is searched at full size, for small faces as well.
 
         Args:
-          image: upright RGB.
+          image: Upright RGB image.
         """
         enlargement = min(max(1.0, _MIN_SIDE / min(image.shape[:2])), _MAX_ENLARGEMENT)
         detections = []
@@ -151,7 +151,7 @@ class Detector:
         return detections
 
     def _find(self, image: np.ndarray, expected: Box) -> Box | None:
-        """The box of the face that counts, or None."""
+        """The box of the main face, or None."""
         height, width = image.shape[:2]
         found = self._detect(image, detection_scale(height, width))
         strong = [box for score, box in found if score > 0]
@@ -161,13 +161,13 @@ class Detector:
         return weak[0] if weak else None
 
     def _find_given(self, image: np.ndarray, given: Box) -> Box | None:
-        """The box of the face that is where the source says, or None."""
+        """The box of the face that the source's box is about, or None."""
         side = longer_side(given)
-        cutting, x, y = _cut(image, given, _GIVEN_MARGIN * side)
-        height, width = cutting.shape[:2]
+        crop, x, y = _cut(image, given, _GIVEN_MARGIN * side)
+        height, width = crop.shape[:2]
         overlaps = {}
         for score, (left, top, right, bottom) in self._detect(
-            cutting, detection_scale(height, width, side)
+            crop, detection_scale(height, width, side)
         ):
             box = left + x, top + y, right + x, bottom + y
             overlap = _overlap(box, given)
@@ -176,7 +176,7 @@ class Detector:
         return max(overlaps, key=overlaps.__getitem__, default=None)
 
     def _detect(self, image: np.ndarray, scale: float) -> list[tuple[float, Box]]:
-        """The scores and boxes of all faces, in pixels of `image`, the best first."""
+        """The scores and boxes of all faces, in pixels of `image`, the highest score first."""
         if self._detector == "none":
             return []
         if self._detector == "hog":
@@ -202,25 +202,26 @@ class Detector:
         return boxes
 
     def _predict(self, image: np.ndarray, box: Box) -> Float32[np.ndarray, "68 2"]:
-        """The 68 points of the face in `box`, predicted on an enlarged cutting."""
+        """The 68 landmarks of the face in `box`, predicted on an enlarged crop."""
         side = longer_side(box)
-        cutting, x, y = _cut(image, box, _PREDICTION_MARGIN * side)
+        crop, x, y = _cut(image, box, _PREDICTION_MARGIN * side)
         enlargement = min(max(1.0, _MIN_PREDICTION_WIDTH / side), _MAX_ENLARGEMENT)
-        cutting, x_scale, y_scale = _resize(_grey(cutting), enlargement)
+        crop, x_scale, y_scale = _resize(_grey(crop), enlargement)
         rectangle = dlib.rectangle(
             round((box[0] - x + 0.5) * x_scale - 0.5),
             round((box[1] - y + 0.5) * y_scale - 0.5),
             round((box[2] - x + 0.5) * x_scale - 0.5),
             round((box[3] - y + 0.5) * y_scale - 0.5),
         )
-        points = self._predictor(cutting, rectangle).parts()
+        points = self._predictor(crop, rectangle).parts()
         landmarks = np.array([(point.x, point.y) for point in points], np.float64)
         return ((landmarks + 0.5) / (x_scale, y_scale) - 0.5 + (x, y)).astype(np.float32)
 
     def _unseen_face(self, box: Box) -> Float32[np.ndarray, "68 2"]:
-        """The points the predictor expects before it has seen anything, about the box's center.
+        """The predictor's output on a uniformly gray image, placed in the box.
 
-        For images so narrow, or boxes so odd, that nothing better is left to align by.
+        The last resort for images so narrow, or boxes of such a shape, that every prediction is
+        implausible.
         """
         grey = np.full((256, 256, 3), 127, np.uint8)
         points = (self._predict(grey, (64.0, 64.0, 191.0, 191.0)) - 127.5) / 127
@@ -230,12 +231,12 @@ class Detector:
 
 
 def detection_scale(height: int, width: int, face_side: float | None = None) -> float:
-    """By how much an image is enlarged, or reduced, before detection.
+    """The factor by which an image is enlarged, or reduced, before detection.
 
     Args:
-      height: of the image.
-      width: of the image.
-      face_side: the longer side of the box that the face is known to be in.
+      height: Height of the image in pixels.
+      width: Width of the image in pixels.
+      face_side: Longer side, in pixels, of the box that the face is known to be in.
     """
     needed = _MIN_SIDE / min(height, width) if face_side is None else _MIN_GIVEN_SIDE / face_side
     largest = (_MAX_DETECTION_PIXELS / (height * width)) ** 0.5
@@ -243,7 +244,7 @@ def detection_scale(height: int, width: int, face_side: float | None = None) -> 
 
 
 def _cut(image: np.ndarray, box: Box, margin: float) -> tuple[np.ndarray, int, int]:
-    """The part of the image up to `margin` around a box, and the x and y it begins at."""
+    """The part of the image within `margin` pixels of a box, and the x and y it begins at."""
     height, width = image.shape[:2]
     left, top, right, bottom = box
     x, x_end = _within(math.floor(left - margin), width), _within(math.ceil(right + margin), width)
@@ -259,12 +260,12 @@ def _within(pixel: int, length: int) -> int:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    """What dlib's HOG detector and its predictor were trained on; colors take a third longer."""
+    """The image in gray, as HOG and the predictor were trained; color takes a third longer."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
 def _resize(image: np.ndarray, scale: float) -> tuple[np.ndarray, float, float]:
-    """The resized image and the scales, x then y, that whole pixels made of `scale`."""
+    """The resized image and its actual scales, x then y, after rounding to whole pixels."""
     if scale == 1.0:
         return np.ascontiguousarray(image), 1.0, 1.0  # dlib takes no strided views.
     height, width = image.shape[:2]
@@ -275,14 +276,14 @@ def _resize(image: np.ndarray, scale: float) -> tuple[np.ndarray, float, float]:
 
 
 def _square(box: Box) -> Box:
-    """The square of a box's center and area."""
+    """The square with the center and the area of a box."""
     left, top, right, bottom = box
     x, y, half = (left + right) / 2, (top + bottom) / 2, math.sqrt(_area(box)) / 2
     return x - half, y - half, x + half, y + half
 
 
 def _prominence(box: Box, height: int, width: int) -> float:
-    """Area, halved for every quarter of the image's shorter side between box and image center."""
+    """Area, halved per quarter of the image's shorter side between box center and image center."""
     left, top, right, bottom = box
     distance = math.hypot((left + right + 1 - width) / 2, (top + bottom + 1 - height) / 2)
     return _area(box) * 0.5 ** (distance / (min(height, width) / 4))

@@ -1,14 +1,14 @@
-"""Finds the 68 landmarks of every face of a source, once, and writes a data set folder.
+"""Finds the 68 landmarks of every face of a source and writes a data set folder.
 
     python -m landmarks.precompute --source=drawn --limit=1000 --out_dir=DIR
     python -m landmarks.precompute --source=celeba --data_dir=CELEBA --out_dir=DIR
     python -m landmarks.precompute --source=csv --data_dir=MY_FACES --out_dir=DIR
 
-Worker processes each load dlib and take whole shards. The run may be killed at any moment and
-started again: it goes on with the shards that are missing, and the folder ends up byte for byte
-what an uninterrupted run with any number of workers would have written.
+Worker processes load dlib and make whole shards. The run may be killed at any time: the same
+command, run again, makes the missing shards, and the data set is byte-identical to that of an
+uninterrupted run with any number of workers.
 
-Array jobs on machines that share a file system, here 32 of them, and then one run to finish:
+Array jobs, here 32 on machines that share a file system, and then one run to finish the data set:
 
     python -m landmarks.precompute ... --shard_count=32 --shard_index=$SLURM_ARRAY_TASK_ID
     python -m landmarks.precompute ...
@@ -30,27 +30,30 @@ from landmarks.task import Task
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
     None,
-    "Worker processes; by default one for every CPU. The result does not depend on it.",
+    "Number of worker processes; by default one per CPU. The data set does not depend on it. Each "
+    "worker loads dlib's landmark model (90 MB): use fewer if memory runs out.",
     lower_bound=1,
 )
 _SHARD_INDEX = flags.DEFINE_integer(
     "shard_index",
     None,
-    "Make only the shards of this array job, the first being 0, and leave the data set unfinished. "
-    "When all jobs are done, run the command once more without --shard_index and --shard_count.",
+    "Index of this array job, from 0. It makes only its part of the shards and leaves the data set "
+    "unfinished. When all jobs are done, run the command once without --shard_index and "
+    "--shard_count to finish the data set.",
     lower_bound=0,
 )
 _SHARD_COUNT = flags.DEFINE_integer(
     "shard_count",
     None,
-    "How many array jobs share --out_dir, at the same time or not.",
+    "Number of array jobs that share --out_dir. They need not run at the same time.",
     lower_bound=1,
 )
 flags.adopt_module_key_flags(stage)
 
 
 @flags.multi_flags_validator(
-    ["shard_index", "shard_count"], "--shard_index needs a --shard_count greater than it, and back"
+    ["shard_index", "shard_count"],
+    "--shard_index needs a --shard_count greater than it, and --shard_count needs a --shard_index",
 )
 def _is_one_of_the_jobs(values: dict[str, int | None]) -> bool:
     index, count = values["shard_index"], values["shard_count"]
@@ -72,7 +75,7 @@ def make_shards(task: Task, source: Source, missing: Sequence[Shard]) -> None:
     faces = sum(len(shard.indices) for shard in missing)
     with tqdm(total=faces, unit=" faces", desc="landmarks") as bar:
 
-        def show(workers_begun: int, faces_done: int) -> None:
+        def show(workers_ready: int, faces_done: int) -> None:
             bar.update(faces_done)
 
         workers.make_shards(task, source, missing, num_workers, show)

@@ -1,10 +1,9 @@
-"""A data set folder, shard by shard: what each shard holds, how one is made, and how finished ones
-become a data set.
+"""The shards of a data set: planning them, making one, and turning all of them into a data set.
 
 A shard is a contiguous range of the faces of one split. Its bytes are a function of those faces and
-of the settings, and it appears under its name only when it is whole. Beside it, in a work folder
-that is gone when the data set is done, stands a sidecar with its counts and rejected faces. A
-shard with a sidecar is finished, whoever made it and however often the run was killed since.
+of the settings, and it appears under its name only when it is complete. Its sidecar, a JSON file in
+a work folder that is removed when the data set is finished, holds its counts and rejected faces. A
+shard that has a sidecar is finished, whichever process made it.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from mgmtn_jax.data.tfrecord import write_tfrecord
 REJECTED = "rejected.csv"
 
 COUNTS = ("records", "rejected", *schema.LANDMARK_SOURCES, "implausible")
-"""What the summary counts, for every split and in all. `implausible` are records, of whatever
-landmark source, whose points were first none of a face and were made anew."""
+"""Counts in the summary, for every split and in total. `implausible` counts the records, of any
+landmark source, whose first prediction was implausible and was replaced."""
 
 FACES_PER_SHARD = 500
 MAX_SHARDS = 128
@@ -41,7 +40,14 @@ MAX_SHARDS = 128
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One unit of work: a shard's place in the data set, and its faces' places in the source."""
+    """One unit of work: a shard and the faces it holds.
+
+    Attributes:
+      split: Name of the split.
+      shard: Index of the shard in its split.
+      num_shards: Number of shards of the split.
+      indices: Positions of the faces in the source.
+    """
 
     split: str
     shard: int
@@ -54,12 +60,12 @@ class Shard:
 
 
 def plan_shards(source: Source, num_shards: int | None) -> list[Shard]:
-    """Deals the faces of every split to shards, in order.
+    """Divides the faces of every split into shards, in order.
 
     Args:
-      source: the faces.
-      num_shards: about how many shards to make in all; every split gets at least one and no more
-        than it has faces. None is one for every 500 faces, 128 at most.
+      source: The faces.
+      num_shards: Approximate number of shards over all splits; every split gets at least one and at
+        most one per face. None means one per 500 faces, at most 128.
     """
     total = sum(len(indices) for indices in source.splits.values())
     if num_shards is None:
@@ -75,17 +81,17 @@ def plan_shards(source: Source, num_shards: int | None) -> list[Shard]:
 def make_record(
     face: SourceFace, reader: Reader, detector: Detector, max_pixels: int
 ) -> tuple[schema.Record, bool]:
-    """One face, from its source to its record.
+    """Makes the record of one face.
 
     Returns:
-      The record, and whether the points that were first predicted were implausible.
+      The record, and True if the first prediction of the landmarks was implausible.
 
     Raises:
-      ImageError: if there is no image that could be trained on, or the face is not in it.
+      ImageError: If the image is unreadable, or the face's box lies outside it.
     """
     try:
         data, labels = reader(face)
-    except OSError as error:  # Less the path, which differs from machine to machine.
+    except OSError as error:  # Without the path, which differs between machines.
         raise ImageError(f"the image cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ImageError(f"the image cannot be read: {error}") from error
@@ -122,7 +128,17 @@ def write_shard(
     max_pixels: int,
     on_face: Callable[[], None],
 ) -> None:
-    """Makes one shard of its faces, then its sidecar. `on_face` is called after every face."""
+    """Writes one shard and then its sidecar.
+
+    Args:
+      out_dir: Folder of the data set.
+      shard: The shard.
+      faces: Its faces.
+      reader: Reads their images and labels.
+      detector: Finds their landmarks.
+      max_pixels: Largest image accepted, width times height.
+      on_face: Called after every face.
+    """
     counts = dict.fromkeys(COUNTS, 0)
     rejected: list[tuple[str, str]] = []
 
@@ -143,19 +159,19 @@ def write_shard(
     path = epath.Path(out_dir) / shard.name
     write_tfrecord(path, records())
     sidecar = {"counts": counts, "bytes": storage.stat(path)[0], "rejected": rejected}
-    # If the power fails before it is on disk, the shard is made again.
+    # Need not survive a power failure: without its sidecar, the shard is made again.
     with atomic_file(_sidecar_path(out_dir, shard), durable=False) as file:
         file.write(json.dumps(sidecar).encode())
 
 
 def read_sidecar(out_dir: epath.PathLike, shard: Shard) -> dict[str, Any] | None:
-    """The sidecar of a finished shard, or None if the shard is still to be made."""
+    """The sidecar of a finished shard; None if the shard is missing."""
     try:
         sidecar = json.loads(_sidecar_path(out_dir, shard).read_text())
         size, _ = storage.stat(epath.Path(out_dir) / shard.name)
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    # What an older version counted has to be counted anew.
+    # A sidecar of an older version has other counts, and its shard is made again.
     current = set(sidecar.get("counts", ())) == set(COUNTS)
     return sidecar if current and sidecar["bytes"] == size else None
 
@@ -188,7 +204,7 @@ def merge(
 
 
 def finish(out_dir: epath.PathLike, shards: Sequence[Shard], attribute_set: AttributeSet) -> None:
-    """Turns a folder of finished shards into a data set."""
+    """Turns a folder of finished shards into a data set by writing its metadata."""
     lengths: dict[str, list[int]] = {}
     for shard, sidecar in zip(shards, _sidecars(out_dir, shards), strict=True):
         lengths.setdefault(shard.split, []).append(sidecar["counts"]["records"])

@@ -1,4 +1,4 @@
-"""What the landmark stage is asked to do, apart from how it was asked."""
+"""A task of the landmark stage, independent of the command and its flags."""
 
 from __future__ import annotations
 
@@ -13,16 +13,28 @@ from landmarks import detector as detectors
 from landmarks import sources
 from landmarks.sources import Source
 
-RUN_AGAIN = "the same command, run again, makes what is missing"
+RUN_AGAIN = "run the same command again to make the missing shards"
 
 
 class StageError(RuntimeError):
-    """Shards could not be made, for a reason that lies outside this program."""
+    """Shards could not be made for a reason outside this program, such as a killed worker."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What the flags ask for; picklable, so that a worker on any machine can be told."""
+    """The settings of a run; picklable, so that it can be sent to a worker on any machine.
+
+    Attributes:
+      source: Name of the source, a key of `sources.SOURCES`.
+      data_dir: Folder of the source; None for drawn faces.
+      out_dir: Folder for the data set.
+      limit: Largest number of faces; None for all.
+      seed: Seed of the drawn faces.
+      num_shards: Approximate number of shards over all splits; None for one per 500 faces.
+      detector: `hog`, `cnn` or `none`.
+      upsample: Number of times to double the image size before detection.
+      max_pixels: Largest image accepted, width times height.
+    """
 
     source: str
     data_dir: str | None
@@ -35,13 +47,13 @@ class Task:
     max_pixels: int
 
     def read_source(self) -> Source:
-        """All faces; every label is checked."""
+        """Reads the list of faces and checks every label."""
         data_dir = None if self.data_dir is None else epath.Path(self.data_dir)
         source = sources.SOURCES[self.source](data_dir, self.limit, self.seed)
         return source if self.limit is None else source.limited(self.limit)
 
     def fingerprint(self, source: Source) -> dict[str, Any]:
-        """Everything the bytes of the data set depend on, for a resumed run to compare."""
+        """Everything that the bytes of the data set depend on; a resumed run compares it."""
         return {
             "source": source.name,
             "faces": len(source.keys),
@@ -56,5 +68,5 @@ class Task:
         }
 
     def load_detector(self, fallback_box: detectors.Box) -> detectors.Detector:
-        """dlib's models, for one process."""
+        """Loads dlib's models, which each process needs for itself."""
         return detectors.Detector(self.detector, fallback_box, self.upsample)

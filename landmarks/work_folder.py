@@ -1,4 +1,4 @@
-"""Which run an output folder belongs to: the settings it was begun with, and who may write now."""
+"""Ownership of an output folder: the settings of its run, and a lock against a second run."""
 
 from __future__ import annotations
 
@@ -26,68 +26,70 @@ SUMMARY = "summary.json"
 def claimed(
     out_dir: epath.PathLike, settings: Mapping[str, Any], *, shared: bool = False
 ) -> Iterator[bool]:
-    """Holds a folder for one run, or for several jobs of one run.
+    """Locks a folder for one run, or for several array jobs of one run.
 
-    The kernel lets go of the folder when the process ends, however it ends. A folder behind a URL,
-    and one on a file system without locks, is not held: there one has to see to it oneself.
+    The kernel releases the lock when the process ends for any reason. A folder behind a URL, or on
+    a file system without locks, is not locked: there the user must not start two runs.
 
     Args:
-      out_dir: the folder; made if missing.
-      settings: see `begin`.
-      shared: whether other shared claims may be held at the same time.
+      out_dir: The folder; created if missing.
+      settings: See `begin`.
+      shared: If True, other processes may hold shared claims at the same time.
 
     Yields:
-      Whether the folder already holds the finished data set of these settings.
+      True if the folder already holds the finished data set with these settings.
 
     Raises:
-      ValueError: if another process holds the folder, or as `begin` does.
+      ValueError: If another process holds the folder, or as `begin` does.
     """
     done = begin(out_dir, settings)
     with contextlib.ExitStack() as stack:
         while not done and storage.is_local(out_dir):
             try:
                 lock = stack.enter_context(open(epath.Path(out_dir) / WORK_FOLDER / LOCK, "ab"))
-            except FileNotFoundError:  # The run that held it has finished meanwhile.
+            except FileNotFoundError:  # The run that held it has finished in the meantime.
                 done = begin(out_dir, settings)
                 continue
             held = _lock(lock, out_dir, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-            done = begin(out_dir, settings)  # Or it has finished just before it let go.
+            done = begin(out_dir, settings)  # It may have finished just before releasing the lock.
             if held and not shared:
-                _remove_half_written(out_dir)
+                _remove_partial_files(out_dir)
             break
         yield done
 
 
 def _lock(file: BinaryIO, out_dir: epath.PathLike, operation: int) -> bool:
-    """Whether the file could be locked: not every file system can."""
+    """Locks a file. Returns False if its file system has no locks."""
     try:
         fcntl.flock(file, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(
-            f"another run is writing into {out_dir}: let it end or choose another --out_dir"
+            f"another run is writing into {out_dir}: wait until it ends or choose another --out_dir"
         ) from None
     except OSError as error:
-        logging.warning("%s has no locks (%s): let no two runs write into it", out_dir, error)
+        logging.warning(
+            "cannot lock %s (%s): do not start two runs that write into it", out_dir, error
+        )
         return False
     return True
 
 
 def begin(out_dir: epath.PathLike, settings: Mapping[str, Any]) -> bool:
-    """Makes a folder the place of a run, new or resumed. Several processes may do so at once.
+    """Begins a run in a folder, or resumes one. Several processes may do so at once.
 
     Args:
-      out_dir: the folder; made if missing.
-      settings: everything that the bytes of the data set depend on.
+      out_dir: The folder; created if missing.
+      settings: Everything that the bytes of the data set depend on.
 
     Returns:
-      Whether the folder already holds the finished data set of these settings.
+      True if the folder already holds the finished data set with these settings.
 
     Raises:
-      ValueError: if the folder holds a run of other settings, naming them, or something else.
+      ValueError: If the folder holds a run with other settings, naming them, or other files.
     """
     folder = epath.Path(out_dir)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, and --out_dir has to be a folder")
+        raise ValueError(f"{folder} is a file, but --out_dir must be a folder")
     while True:
         done = (folder / "dataset_info.json").exists()
         path = folder / SUMMARY if done else folder / WORK_FOLDER / SETTINGS
@@ -96,10 +98,11 @@ def begin(out_dir: epath.PathLike, settings: Mapping[str, Any]) -> bool:
             break
         entries = list(folder.iterdir()) if folder.exists() else []
         if not done and (folder / "dataset_info.json").exists():
-            continue  # Another run has finished meanwhile.
+            continue  # Another run has finished in the meantime.
         if not all(_is_ours(entry.name) for entry in entries):
             raise ValueError(
-                f"{folder} is not empty and holds no unfinished data set of this program"
+                f"{folder} is not empty and holds no unfinished data set of this program: choose a "
+                "new or empty --out_dir"
             )
         _create_work_folder(folder, settings)
     _compare(folder, found["settings"] if done else found, settings)
@@ -107,14 +110,17 @@ def begin(out_dir: epath.PathLike, settings: Mapping[str, Any]) -> bool:
 
 
 def check(out_dir: epath.PathLike, settings: Mapping[str, Any]) -> None:
-    """Makes sure, on another machine, that this is the folder of a run of these settings.
+    """Checks, on a worker's machine, that the folder belongs to a run with these settings.
 
     Raises:
-      ValueError: if nothing was begun there, or with other settings.
+      ValueError: If no run was begun there, or one with other settings.
     """
     path = epath.Path(out_dir) / WORK_FOLDER / SETTINGS
     if not path.exists():
-        raise ValueError(f"this worker sees no unfinished data set in {out_dir}")
+        raise ValueError(
+            f"this worker sees no unfinished data set in {out_dir}: --out_dir must name the same "
+            "folder on every machine"
+        )
     _compare(epath.Path(out_dir), json.loads(path.read_text()), settings)
 
 
@@ -123,9 +129,9 @@ def _is_ours(name: str) -> bool:
 
 
 def _create_work_folder(folder: epath.Path, settings: Mapping[str, Any]) -> None:
-    """Creates the work folder with the settings in it, unless another process has just done so."""
+    """Creates the work folder and its settings, unless another process has just done so."""
     path = folder / WORK_FOLDER
-    # A folder with something in it is not replaced, so the first of several stays.
+    # A rename does not replace a folder that is not empty, so the first of several processes wins.
     prepared = folder / f"{WORK_FOLDER}.{secrets.token_hex(4)}.partial"
     place = prepared if storage.is_local(folder) else path
     place.mkdir(parents=True, exist_ok=True)
@@ -154,14 +160,14 @@ def _compare(folder: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any])
 
 
 def clean(out_dir: epath.PathLike) -> None:
-    """Removes what only an unfinished data set needs. Several processes may do so at once."""
-    _remove_half_written(out_dir)
+    """Removes the work folder of a finished data set. Several processes may do so at once."""
+    _remove_partial_files(out_dir)
     with contextlib.suppress(FileNotFoundError):
         (epath.Path(out_dir) / WORK_FOLDER).rmtree()
 
 
-def _remove_half_written(out_dir: epath.PathLike) -> None:
-    """Removes what killed processes have left, which on a full disk could be in the way."""
+def _remove_partial_files(out_dir: epath.PathLike) -> None:
+    """Removes the partial files of killed processes, which take space on a full disk."""
     for leftover in epath.Path(out_dir).glob(".*.partial"):
         with contextlib.suppress(FileNotFoundError):
             leftover.rmtree() if leftover.is_dir() else leftover.unlink()

@@ -1,5 +1,8 @@
-"""Shards made by processes of this machine. They share nothing: each has a pipe to this process,
-through which it gets one shard after the other and tells of every face."""
+"""Worker processes of this machine that make shards.
+
+They share nothing. Each has a pipe to the main process, through which it receives one shard after
+another and reports its progress.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,21 @@ from landmarks.shards import Shard
 from landmarks.sources import Reader, Source
 from landmarks.task import RUN_AGAIN, StageError, Task
 
-# The predictor is 90 MB of trees, read all over for every face. If the heap grows by 64 MiB instead
-# of 128 KiB, Linux puts them on huge pages, and predicting takes 1.9 ms instead of 2.2 to 2.9.
+# The landmark model is 90 MB of trees, all of which are read for every face. If the heap grows by
+# 64 MiB instead of 128 KiB, Linux puts them on huge pages, and a prediction takes 1.9 ms instead of
+# 2.2 to 2.9.
 _GLIBC_TUNABLES = "glibc.malloc.top_pad=67108864:glibc.malloc.hugetlb=1"
 _SECONDS_BETWEEN_REPORTS = 0.1
-_SECONDS_TO_LEAVE = 5.0
+_SECONDS_TO_EXIT = 5.0
 
 
 class _Report(NamedTuple):
-    """What a worker sends: the faces since the last one, and whether it waits for a shard."""
+    """Progress of a worker.
+
+    Attributes:
+      faces: Number of faces done since the last report.
+      waiting: True if the worker waits for a shard.
+    """
 
     faces: int
     waiting: bool
@@ -46,26 +55,26 @@ def make_shards(
     *,
     together: bool = False,
 ) -> None:
-    """Makes shards in worker processes, none of which is left when this returns or raises.
+    """Makes shards in worker processes, all of which have ended when this returns or raises.
 
     Args:
-      task: how.
-      source: the faces.
-      missing: which shards.
-      num_workers: how many processes.
-      on_progress: called with the number of workers that have loaded their models, and the number
-        of faces done since the last call.
-      together: whether the first worker waits for the last to have loaded its models, as one who
-        measures them wants it.
+      task: Settings of the run.
+      source: The faces.
+      missing: The shards to make.
+      num_workers: Number of processes.
+      on_progress: Called with the number of workers that have loaded their models and the number of
+        faces done since the last call.
+      together: If True, no worker starts before all have loaded their models, which benchmarks
+        need.
 
     Raises:
-      StageError: if a worker died.
-      OSError: if a shard cannot be written.
+      StageError: If a worker died.
+      OSError: If a shard cannot be written.
     """
-    # The largest first: no worker is left with a long shard at the end.
+    # The largest first, so that no worker is left with a long shard at the end.
     waiting = collections.deque(sorted(missing, key=lambda shard: -len(shard.indices)))
     workers: dict[Any, multiprocessing.process.BaseProcess] = {}
-    begun = set()
+    ready = set()
     idle: list[Any] = []
     try:
         with inherited_by_workers():
@@ -77,9 +86,9 @@ def make_shards(
             for connection in multiprocessing.connection.wait(list(workers)):
                 report = _receive(connection, workers[connection])
                 if report.waiting:
-                    begun.add(connection)
+                    ready.add(connection)
                     idle.append(connection)
-                while idle and (len(begun) == num_workers or not together):
+                while idle and (len(ready) == num_workers or not together):
                     worker = idle.pop()
                     if waiting:
                         shard = waiting.popleft()
@@ -87,21 +96,21 @@ def make_shards(
                     else:
                         _send(worker, None)
                         workers.pop(worker).join()
-                on_progress(len(begun), report.faces)
+                on_progress(len(ready), report.faces)
     finally:
         for process in workers.values():
             process.terminate()
         for process in workers.values():
-            process.join(_SECONDS_TO_LEAVE)
+            process.join(_SECONDS_TO_EXIT)
             process.kill()
 
 
 @contextlib.contextmanager
 def inherited_by_workers() -> Iterator[None]:
-    """Sets what the processes started here are to take over, and puts it back."""
+    """Sets the environment and signal handling that new processes inherit, then restores them."""
     tunables = os.environ.get("GLIBC_TUNABLES")
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, _GLIBC_TUNABLES)))
-    # A terminal sends Ctrl-C to all of them. This process alone heeds it and ends the others.
+    # A terminal sends Ctrl-C to every process. Only this one handles it, and ends the others.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -113,25 +122,25 @@ def inherited_by_workers() -> Iterator[None]:
 
 
 def _start(task: Task, source: Source) -> tuple[Any, multiprocessing.process.BaseProcess]:
-    # Spawned workers have not inherited a half-held lock or this process's threads.
+    # Spawned, not forked: a fork could inherit a lock held by another thread.
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(
         target=_work, args=(there, task, source.reader, source.fallback_box), daemon=True
     )
     process.start()
-    there.close()  # Or its end would not be noticed.
+    there.close()  # While it is open here, the worker's death would not close the pipe.
     return here, process
 
 
 def _receive(connection: Any, process: multiprocessing.process.BaseProcess) -> _Report:
-    """What a worker has to say, unless it is an error or the worker is dead."""
+    """The next report of a worker. Raises its error, or a StageError if it died."""
     try:
         message: _Report | OSError = connection.recv()
     except (EOFError, ConnectionError):
         process.join()
         code = process.exitcode or 0
-        how = f"ended with status {code}, see above"
+        how = f"ended with status {code}, see its message above"
         if code < 0:
             name = signal.Signals(-code).name
             how = f"was killed by {name}; if memory ran out, try fewer --num_workers"
@@ -142,14 +151,14 @@ def _receive(connection: Any, process: multiprocessing.process.BaseProcess) -> _
 
 
 def _send(connection: Any, message: Any) -> None:
-    with contextlib.suppress(ConnectionError):  # If it is dead, the next _receive will tell.
+    with contextlib.suppress(ConnectionError):  # If it died, the next _receive raises.
         connection.send(message)
 
 
 def _work(connection: Any, task: Task, reader: Reader, fallback_box: Box) -> None:
-    """What a worker process does."""
+    """The body of a worker process."""
     threading.Thread(target=exit_with_parent, daemon=True).start()
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _exit_cleanly)
     cv2.setNumThreads(0)  # The processes are the parallelism.
     done, reported = 0, 0.0
 
@@ -176,16 +185,16 @@ def _work(connection: Any, task: Task, reader: Reader, fallback_box: Box) -> Non
     except OSError as error:
         connection.send(error)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Nothing is half written any more.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # No partial file is left.
 
 
-def _leave(signal_number: int, frame: Any) -> None:
-    """Ends a worker in an orderly way: what it has half written is removed."""
+def _exit_cleanly(signal_number: int, frame: Any) -> None:
+    """Ends a worker through an exception, so that its partial files are removed."""
     sys.exit(128 + signal_number)
 
 
 def exit_with_parent() -> None:
-    """Ends a worker whose parent was killed, which would otherwise wait for work for ever."""
+    """Ends this process when its parent dies; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

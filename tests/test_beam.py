@@ -15,7 +15,7 @@ def test_two_beam_workers_make_the_same_data_set_as_a_local_run(tmp_path):
     assert contents(folder) == contents(uninterrupted())
 
 
-def test_a_worker_that_sees_another_folder_ends_the_pipeline(tmp_path):
+def test_a_worker_that_sees_another_folder_fails_the_pipeline(tmp_path):
     task = drawn_task(tmp_path, 3, 1)
     source = task.read_source()
     missing = shards.plan_shards(source, 1)

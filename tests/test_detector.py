@@ -1,4 +1,4 @@
-"""Where the face and its points are found, and what is done where they are not."""
+"""Face detection, landmark prediction and their fallbacks."""
 
 import io
 
@@ -27,20 +27,20 @@ def image():
 
 @pytest.fixture(scope="module")
 def small_face(image):
-    """A face of 42 pixels, half of what the detectors can find."""
+    """A face of 42 pixels, half the size that the detectors can find."""
     canvas = np.full((200, 220, 3), 127, np.uint8)
     canvas[50:159, 60:149] = cv2.resize(image, (89, 109), interpolation=cv2.INTER_AREA)
     return canvas
 
 
 def distance(found, expected):
-    """The mean distance between landmarks, in distances between the eyes' outer corners."""
+    """Mean distance between landmarks, in units of the distance between the outer eye corners."""
     eyes = np.linalg.norm(expected[36] - expected[45])
     return np.linalg.norm(found - expected, axis=1).mean() / eyes
 
 
 def test_landmarks_follow_the_image(detector, image):
-    """Shift, enlarge and shrink the picture: the points go along."""
+    """Shifted, enlarged and shrunk images give shifted, enlarged and shrunk landmarks."""
     whole = detector(image)
     assert whole.landmark_source == schema.HOG
     for scale in (0.5, 1.7):
@@ -51,17 +51,17 @@ def test_landmarks_follow_the_image(detector, image):
     assert distance(padded.landmarks, whole.landmarks + np.array([20, 30])) < 0.06
 
 
-def test_of_several_faces_the_central_one_counts(detector, image):
+def test_the_central_one_of_several_faces_is_found(detector, image):
     found = detector(np.concatenate([image, image, image], axis=1))
     assert found.landmark_source == schema.HOG
     assert 178 < found.landmarks[:, 0].mean() < 356
-    # A face of twice the size counts more than a small one in the middle.
+    # A face of twice the size outweighs a small one in the center.
     row = np.zeros((436, 178 + 356 + 178, 3), np.uint8)
     row[:, 356:], row[100:318, 178:356] = cv2.resize(image, None, fx=2, fy=2), image
     assert detector(row).landmarks[:, 0].mean() > 356
 
 
-def test_a_given_box_chooses_its_face_and_stands_in_where_none_is_found(detector, image):
+def test_a_given_box_selects_its_face_and_is_the_fallback(detector, image):
     row = np.concatenate([image, image, image], axis=1)
     alone = detector(image)
     for offset in (0, 178, 356):
@@ -111,11 +111,11 @@ def test_without_a_face_the_fallback_box_is_used(detector):
 def test_detector_none_takes_the_crop_as_aligned(image):
     found = Detector("none", CELEBA_BOX)(image)
     assert found.landmark_source == schema.FALLBACK
-    with pytest.raises(ValueError, match=r"no detector 'cat': take hog, cnn, none"):
+    with pytest.raises(ValueError, match=r"no detector 'cat': use hog, cnn, none"):
         Detector("cat", CELEBA_BOX)
 
 
-def test_what_is_no_face_is_told_from_turned_heads(detector, image):
+def test_implausible_landmarks_are_told_from_profiles(detector, image):
     box, points = detector(image)[:2]
     assert plausible(box, points)
     middle = (box[:2] + box[2:]) / 2
@@ -158,7 +158,7 @@ def test_implausible_points_are_replaced(image, bad_predictions, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (3, 2), (20, 30)])
-def test_the_smallest_and_the_longest_images_pass(detector, shape):
+def test_tiny_and_elongated_images_work(detector, shape):
     found = detector(np.full((*shape, 3), 90, np.uint8))
     assert plausible(found.box, found.landmarks)
     assert found.implausible == (3000 in shape)
@@ -170,7 +170,7 @@ def test_small_images_are_enlarged_and_huge_ones_reduced():
     assert detection_scale(4000, 3000) < 0.5
 
 
-def test_odd_images_get_the_same_landmarks_as_plain_ones(detector):
+def test_a_rotated_image_gets_the_same_landmarks_as_an_upright_one(detector):
     data = face_jpeg(5, 1)[0]
     plain = Image.open(io.BytesIO(data))
     expected = detector(decode_image(data))

@@ -1,8 +1,10 @@
-"""Drawn faces: labels make sense and show, nothing else tells them, and dlib sees people."""
+"""Drawn faces: labels are plausible, visible and leak nowhere else, and dlib finds the faces."""
 
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 
 import cv2
 import dlib
@@ -21,9 +23,10 @@ from landmarks.drawing.faces import (
 )
 from landmarks.drawing.people import HAIR_COLORS, UNKNOWN, draw_labels
 from mgmtn_jax.attributes import CELEBA_ATTRIBUTES
+from tests.helpers.precompute_runs import ROOT
 
 KNOWN = [name for name in CELEBA_ATTRIBUTES if name not in UNKNOWN]
-# What covers another attribute, or is one of which only one is painted.
+# Attributes that cover another one or exclude each other.
 HIDES = ("Wearing_Hat", "Bald", "Bangs", "Receding_Hairline", "Mustache", "Goatee", *HAIR_COLORS)
 
 
@@ -79,7 +82,7 @@ def test_at_least_thirty_attributes_are_known_and_none_is_rare(people: np.ndarra
             assert 0.04 < (values == 1).mean() < 0.96, name
 
 
-def test_labels_go_together_as_they_do_in_people(people: np.ndarray) -> None:
+def test_labels_are_correlated_as_in_people(people: np.ndarray) -> None:
     male, young, bald = (column(people, name) for name in ("Male", "Young", "Bald"))
     for name in (
         "5_o_Clock_Shadow", "Bald", "Goatee", "Mustache", "Sideburns", "Wearing_Necktie",
@@ -102,8 +105,8 @@ def test_labels_go_together_as_they_do_in_people(people: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_every_known_attribute_shows(name: str) -> None:
-    """The same person with the label flipped is another picture, by more than a stray pixel."""
+def test_every_known_attribute_is_visible(name: str) -> None:
+    """Flipping a label changes more than a stray pixel of the picture."""
     bare = dict.fromkeys(HIDES, False) | {"5_o_Clock_Shadow": False}
     bare |= {"Male": True, "No_Beard": True}
     without = paint(labels_of(5, **(bare | {name: False})), 0, 5).astype(int)
@@ -117,8 +120,8 @@ def corners(image: np.ndarray, side: int = 14) -> np.ndarray:
     return np.stack([image[y, x] for y in ends for x in ends])
 
 
-def test_corners_are_the_same_whatever_the_labels() -> None:
-    """So nothing can be read from them. A blurred picture is blurred everywhere, and left out."""
+def test_corners_do_not_depend_on_the_labels() -> None:
+    """So they leak no label. Blurry pictures are left out: they are blurred everywhere."""
     for index in range(8):
         expected = corners(paint(labels_of(index, Blurry=False), 0, index))
         for other in range(1000, 1003):
@@ -177,3 +180,11 @@ def test_written_layout_is_celebas(tmp_path) -> None:  # type: ignore[no-untyped
         assert part == f"{key} {SPLITS.index(split_of(index))}"
         assert (tmp_path / "img_align_celeba" / key).read_bytes() == data
         assert cv2.imread(str(tmp_path / "img_align_celeba" / key)).shape == (218, 178, 3)
+
+
+def test_the_command_reports_an_unwritable_folder_in_one_sentence(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "landmarks.drawing.faces", f"--out_dir={tmp_path}/file"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}/file/img_align_celeba: Not a directory\n"

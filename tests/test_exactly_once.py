@@ -1,4 +1,4 @@
-"""However often and in whatever way the offline stage is ended, the data set comes out the same."""
+"""Interrupted runs of the landmark stage resume and produce byte-identical data sets."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from tests.helpers.precompute_runs import (
     uninterrupted,
 )
 
-AGAIN = "the same command, run again, makes what is missing"
+AGAIN = "run the same command again to make the missing shards"
 
 
 def strike_at_random(process, folder, randomness):
@@ -51,7 +51,7 @@ def parent_killed(folder, flags, randomness):
     ended(process, -signal.SIGKILL)
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
-        assert time.monotonic() < deadline, "the workers go on without their parent"
+        assert time.monotonic() < deadline, "the workers survive their parent"
         time.sleep(0.01)
 
 
@@ -69,20 +69,20 @@ def interrupted(folder, flags, randomness):
     strike_at_random(process, folder, randomness)
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does at Ctrl-C.
     assert ended(process, 130).splitlines()[-1] == f"interrupted: {AGAIN}"
-    assert not half_written(folder)
+    assert not partial_files(folder)
 
 
 def disk_full(folder, flags, randomness):
     process = start(folder, *flags)
-    # Less than a shard. The kernel then says what it says of a full disk, in other words.
+    # Less than a shard. The kernel's error is like that of a full disk.
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     line = error_line(ended(process, 1))
     assert f"{folder}/faces-" in line
     assert "File too large" in line
-    assert not half_written(folder)
+    assert not partial_files(folder)
 
 
-def half_written(folder):
+def partial_files(folder):
     return [path for path in folder.rglob("*") if path.name.endswith(".partial")]
 
 
@@ -100,7 +100,7 @@ def children(pid):
         (3, (worker_killed, whole_group_killed)),
     ],
 )
-def test_a_run_that_is_ended_goes_on_to_the_same_bytes(num_workers, endings, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_bytes(num_workers, endings, tmp_path):
     folder, flags = tmp_path / "faces", (*DRAWN, f"--num_workers={num_workers}")
     randomness = random.Random(num_workers)
     for end in endings:
@@ -109,5 +109,5 @@ def test_a_run_that_is_ended_goes_on_to_the_same_bytes(num_workers, endings, tmp
     made = [folder / path.stem for path in sidecars(folder)]
     times = [path.stat().st_mtime_ns for path in made]
     assert "resuming" in precompute(folder, *flags)
-    assert [path.stat().st_mtime_ns for path in made] == times  # No face is done twice.
+    assert [path.stat().st_mtime_ns for path in made] == times  # No face is processed twice.
     assert contents(folder) == contents(uninterrupted())

@@ -1,4 +1,4 @@
-"""The offline stage as a person runs it: `python -m landmarks.precompute`."""
+"""The command `python -m landmarks.precompute`, run as a process."""
 
 import csv
 import io
@@ -13,6 +13,7 @@ from etils import epath
 from PIL import Image
 
 from landmarks import shards
+from landmarks.command import errors_as_sentences
 from landmarks.detector import CELEBA_BOX, Detector
 from landmarks.drawing.faces import face_jpeg, file_name, painted_points, split_of
 from landmarks.sources import SourceFace, read_csv
@@ -82,20 +83,20 @@ def test_records_hold_the_drawn_bytes_labels_and_points():
             assert np.abs(eyes - painted).max() < 0.2 * np.linalg.norm(painted[1] - painted[0])
 
 
-def test_three_array_jobs_at_once_and_a_last_run_make_the_same_data_set(tmp_path):
+def test_three_concurrent_array_jobs_and_a_final_run_make_the_same_data_set(tmp_path):
     folder = tmp_path / "faces"
     flags = (*DRAWN, "--num_workers=1", "--shard_count=3")
     for job in [start(folder, *flags, f"--shard_index={i}") for i in range(3)]:
-        assert "run the command once more without --shard_index and --shard_count" in ended(job)
+        assert "run the command once without --shard_index and --shard_count" in ended(job)
     assert not (folder / "dataset_info.json").exists()
     log = precompute(folder, *DRAWN)
-    assert f"resuming: {NUM_SHARDS} of {NUM_SHARDS} shards are there" in log
+    assert f"resuming: {NUM_SHARDS} of {NUM_SHARDS} shards are finished" in log
     assert contents(folder) == contents(uninterrupted())
     log = precompute(folder, *flags, "--shard_index=3", status=1)
     assert "--shard_index needs a --shard_count greater than it" in log
 
 
-def test_every_kind_of_image_ends_as_a_record_or_as_a_reason(table, tmp_path):
+def test_every_kind_of_image_becomes_a_record_or_a_rejection(table, tmp_path):
     data = face_jpeg(5, 1)[0]
     plain = Image.open(io.BytesIO(data))
 
@@ -136,7 +137,7 @@ def test_every_kind_of_image_ends_as_a_record_or_as_a_reason(table, tmp_path):
     log = precompute(out, *flags, status=1)
     assert "7 images (46.67%) are unreadable, more than --max_rejected=0.01" in error_line(log)
     assert not (out / "dataset_info.json").exists()
-    # Nothing is looked at twice when the user accepts the losses.
+    # Accepting the loss processes no image again.
     assert "resuming: 2 of 2 shards" in precompute(out, *flags, "--max_rejected=0.7")
     with open(out / "rejected.csv", newline="", encoding="utf-8") as file:
         reasons = {row["key"]: row["reason"] for row in csv.DictReader(file)}
@@ -174,12 +175,28 @@ def test_a_face_outside_its_image_is_rejected():
     assert record.landmark_source == schema.GIVEN
 
 
-def test_a_label_mistake_ends_the_run_before_anything_is_written(table, tmp_path):
+def test_a_label_mistake_stops_the_run_before_anything_is_written(table, tmp_path):
     path = table / "attributes.csv"
     path.write_text(path.read_text().replace("3.jpg,train,1,1", "3.jpg,train,1,2"))
     log = precompute(tmp_path / "out", f"--data_dir={table}", "--source=csv", status=1)
     assert error_line(log).startswith(f"error: {path}, line 5, column Smiling: '2' is not one of")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (ValueError("a wrong flag"), "error: a wrong flag", ""),
+        (FileNotFoundError(2, "No such file", "a.csv"), "error: a.csv: No such file", ""),
+        (FloatingPointError("the loss is nan"), "error: the loss is nan", ""),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_every_command_ends_with_one_sentence(error, code, sentence, capsys):
+    with pytest.raises(SystemExit) as caught, errors_as_sentences(FloatingPointError):
+        raise error
+    assert caught.value.code == code  # `sys.exit` prints a text and exits with 1.
+    assert capsys.readouterr().err == sentence
 
 
 def test_shards_are_contiguous_and_cover_every_face_once(table):

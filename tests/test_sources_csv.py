@@ -1,4 +1,4 @@
-"""One's own faces, in a table."""
+"""The CSV source: your own faces in a table."""
 
 import dataclasses
 import json
@@ -26,10 +26,10 @@ def table(tmp_path):
     return tmp_path
 
 
-def test_yes_no_and_unknown(table, caplog):
+def test_positive_negative_and_unknown_labels(table, caplog):
     with caplog.at_level(std_logging.INFO):
         source = read("csv", table)
-    assert "1 yes, 0 no, -1 or nothing unknown" in caplog.text
+    assert "1 positive, 0 negative, -1 or empty unknown" in caplog.text
     assert source.keys == ["a/1.jpg", "b.jpg", "c.jpg"]
     np.testing.assert_array_equal(source.labels, [[1, 0], [0, -1], [1, 1]])
     assert list(source.splits) == ["train", "dev"]
@@ -39,7 +39,7 @@ def test_yes_no_and_unknown(table, caplog):
     assert source.reader(face)[0] == b"one"
 
 
-def test_an_empty_cell_is_unknown_and_without_a_zero_minus_one_is_no(table):
+def test_an_empty_cell_is_unknown_and_minus_one_is_negative_without_zeros(table):
     for old, new, labels in (
         ("0,-1", "0,", [[1, 0], [0, -1], [1, 1]]),
         (",0", ",-1", [[1, 0], [0, 0], [1, 1]]),
@@ -76,7 +76,7 @@ def test_an_image_may_have_several_faces(table):
     assert source.reader(faces[2])[0] == b"one"
 
 
-def test_a_limit_takes_images_and_boxes_along(table):
+def test_a_limit_applies_to_images_and_boxes(table):
     (table / "attributes.csv").write_text(f"{BOXES}c.jpg,train,,,,,0,0\n")
     limited = read("csv", table).limited(2)  # The first and the third.
     first, second = limited.faces(np.arange(2))
@@ -106,21 +106,21 @@ def test_the_digest_follows_images_and_boxes(table):
         (TABLE.replace("Tall", ""), r"line 1, column '': .*is missing"),
         (TABLE.replace("0,-1", "0,yes"), r"line 3, column Tall: 'yes' is not one of 1, 0, -1$"),
         (TABLE.replace("0,-1", "0"), r"line 3, column Tall: the row ends before"),
-        (TABLE.replace("0,-1", "0,1,1"), r"line 3: 5 values, the header has 4"),
+        (TABLE.replace("0,-1", "0,1,1"), r"line 3: 5 values, but the header has 4"),
         (TABLE.replace("dev,0,-1", "dev"), r"line 3, column Smiling: the row ends before"),
         (TABLE[:-5], r"line 4, column Smiling: the row ends before"),
         (
             TABLE.replace("b.jpg", "a/1.jpg"),
-            r"line 3, column image: a/1.jpg came before, on line 2",
+            r"line 3, column image: a/1.jpg already appears on line 2",
         ),
         (TABLE.replace("b.jpg", ""), r"line 3, column image: the image's name is empty"),
         (TABLE.replace("dev", "a-b"), r"line 3, column split: 'a-b' cannot name a split"),
         (TABLE.replace("dev", "all"), r"line 3, column split: 'all' cannot name a split"),
         (TABLE.replace("b.jpg", '"b.jpg'), r"line 4: not a CSV row"),
-        (TABLE.replace("Tall", "top"), r"line 1, column top: a box takes the four columns left, "),
-        (BOXES.replace("right,", ""), r"line 1, column left: a box takes the four columns"),
-        (BOXES.replace("30.5", "10"), r"line 2, column right: 10 is not beyond 10"),
-        (BOXES.replace("40", "2"), r"line 2, column bottom: 2 is not beyond 20"),
+        (TABLE.replace("Tall", "top"), r"line 1, column top: a box needs the four columns left, "),
+        (BOXES.replace("right,", ""), r"line 1, column left: a box needs the four columns"),
+        (BOXES.replace("30.5", "10"), r"line 2, column right: 10 is not greater than left, 10"),
+        (BOXES.replace("40", "2"), r"line 2, column bottom: 2 is not greater than top, 20"),
         (BOXES.replace("40", ""), r"line 2, column bottom: '' is not a number of pixels"),
         (BOXES.replace("40", "nan"), r"line 2, column bottom: 'nan' is not a number of pixels"),
         (BOXES.replace("40", "1e9"), r"line 2, column bottom: '1e9' is not a number of pixels"),
@@ -129,7 +129,7 @@ def test_the_digest_follows_images_and_boxes(table):
         (BOXES.replace("-1e0,.5,8,9", ",,,"), r"line 4, column image: a/1.jpg has several faces"),
         (
             BOXES.replace("-1e0,.5,8,9", "10,20,30.5,40.0"),
-            r"line 4, column image: a/1.jpg came before with the same box, on line 2",
+            r"line 4, column image: a/1.jpg already appears with the same box on line 2",
         ),
         (BOXES.replace("b.jpg", ""), r"line 3, column image: the image's name is empty"),
     ],
@@ -152,7 +152,7 @@ def test_attributes_get_the_groups_that_a_file_names(table):
     assert source.attribute_set.groups == {
         "mouth": ("Smiling",),
         "cheeks": ("Freckles",),
-        "hair": ("Bald",),  # As CelebA's attributes are without the file.
+        "hair": ("Bald",),  # CelebA's group, because the file does not name it.
         "object": ("Tall",),
     }
     assert source.digest() != usual.digest()
@@ -168,9 +168,9 @@ def test_attributes_get_the_groups_that_a_file_names(table):
         ("1" * 5000, r"not JSON"),
         ('{"Tal": "hair"}', r"attributes.csv has no attribute 'Tal': did you mean Tall\?"),
         ('{"Wide": "hair"}', r"attributes.csv has no attribute 'Wide'$"),
-        ('{"Tall": "hare"}', r"attribute 'Tall': 'hare' is none .*: did you mean hair\?"),
-        ('{"Tall": {"a": 1}}', r"attribute 'Tall': .* is none of the groups mouth, ear"),
-        ('{"Tall": "hair", "Tall": "hair"}', r"'Tall' comes twice"),
+        ('{"Tall": "hare"}', r"attribute 'Tall': 'hare' is not one .*: did you mean hair\?"),
+        ('{"Tall": {"a": 1}}', r"attribute 'Tall': .* is not one of the groups mouth, ear"),
+        ('{"Tall": "hair", "Tall": "hair"}', r"'Tall' is listed twice"),
         ('{"\\ud800": "hair"}', r"has no attribute '\\ud800'"),
     ],
 )
@@ -182,7 +182,7 @@ def test_mistakes_in_the_groups_are_located(table, text, problem):
 
 
 def test_a_box_of_json_numbers_reads_as_it_was_written(table):
-    """Tables are often written by programs, and some of them write 1e-05."""
+    """Tables written by programs may contain numbers such as 1e-05."""
     box = (1e-05, 0.1 + 0.2, 1 / 3, math.pi)
     cells = json.dumps(box)[1:-1].replace(" ", "")
     (table / "attributes.csv").write_text(BOXES.replace("10,20,30.5,40", cells))

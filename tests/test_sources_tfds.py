@@ -1,4 +1,4 @@
-"""A `celeb_a` that TensorFlow Datasets prepared."""
+"""The source tfds: a `celeb_a` prepared by TensorFlow Datasets."""
 
 import json
 import pickle
@@ -68,23 +68,25 @@ def test_a_folder_without_one_prepared_version_is_named(prepared, tmp_path):
     for version in ("2.0.1", "2.1.0"):
         (tmp_path / "celeb_a" / version).mkdir(parents=True)
         (tmp_path / "celeb_a" / version / "dataset_info.json").touch()
-    with pytest.raises(ValueError, match=r"several data sets, choose one: .*2\.0\.1, .*2\.1\.0"):
+    with pytest.raises(
+        ValueError, match=r"several data sets: set --data_dir to one of .*2\.0\.1, .*2\.1\.0"
+    ):
         read("tfds", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "pattern", "new", "problem"),
     [
-        ("features.json", '"bool"', '"int64"', "feature attributes/Male is no truth value"),
+        ("features.json", '"bool"', '"int64"', "feature attributes/Male is not a boolean"),
         ("features.json", '"image": {', '"picture": {', "not the metadata of a prepared celeb_a"),
         ("features.json", '"attributes"', '"labels"', "not the metadata of a prepared celeb_a"),
         ("features.json", "}", "", "not the metadata of a prepared celeb_a"),
         ("dataset_info.json", "{", "", "not the metadata of a prepared celeb_a"),
         ("dataset_info.json", '": "[a-z_]+record"', '": "riegeli"', "not the metadata"),
-        ("dataset_info.json", '"1"', '"9"', "split train: 3 records, dataset_info.json says"),
+        ("dataset_info.json", '"1"', '"9"', "split train: 3 records, but dataset_info.json says"),
     ],
 )
-def test_other_metadata_are_an_error(copy, name, pattern, new, problem):
+def test_unexpected_metadata_are_an_error(copy, name, pattern, new, problem):
     text = (copy / name).read_text()
     (copy / name).write_text(re.sub(pattern, new, text))
     with pytest.raises(LabelError, match=problem) as caught:

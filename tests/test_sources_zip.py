@@ -1,4 +1,4 @@
-"""Images left where they are: in the zip file they come in, or behind a URL."""
+"""Images read from a zip file or a URL."""
 
 import concurrent.futures
 import pickle
@@ -57,10 +57,10 @@ def test_a_damaged_or_missing_member_costs_one_image(zipped):
             reasons[face.key] = str(error)
     assert sorted(reasons) == ["5ö.jpg", "9ö.jpg"]
     assert "5ö.jpg in img_align_celeba.zip: Bad CRC-32" in reasons["5ö.jpg"]
-    assert "9ö.jpg in img_align_celeba.zip: it is not there" in reasons["9ö.jpg"]
+    assert "9ö.jpg in img_align_celeba.zip: not in the zip file" in reasons["9ö.jpg"]
 
 
-def test_what_is_no_zip_file_is_named(zipped):
+def test_a_file_that_is_not_a_zip_file_is_named(zipped):
     path = zipped / "img_align_celeba.zip"
     whole = path.read_bytes()
     for data in (b"", b"<html>quota exceeded</html>", whole[:-5]):

@@ -1,4 +1,4 @@
-"""Which run a folder belongs to, and what becomes of it, here and behind a URL."""
+"""Claiming, resuming and cleaning the output folder, locally and behind a URL."""
 
 import concurrent.futures
 import threading
@@ -10,7 +10,7 @@ from landmarks import shards, work_folder
 from tests.helpers.precompute_runs import drawn_task
 
 
-def test_a_folder_is_held_by_one_run_or_by_array_jobs(tmp_path):
+def test_a_folder_is_claimed_by_one_run_or_by_array_jobs(tmp_path):
     folder, settings = tmp_path / "faces", {"seed": 1}
     with (
         work_folder.claimed(folder, settings, shared=True),
@@ -35,7 +35,7 @@ def test_a_folder_is_held_by_one_run_or_by_array_jobs(tmp_path):
         assert done
 
 
-def test_of_runs_begun_at_once_those_with_the_first_one_s_settings_go_on(tmp_path):
+def test_concurrent_runs_go_on_only_with_the_settings_of_the_first(tmp_path):
     for i in range(20):
         ready = threading.Barrier(8)
 
@@ -51,7 +51,7 @@ def test_of_runs_begun_at_once_those_with_the_first_one_s_settings_go_on(tmp_pat
         assert lost in ([False, True] * 4, [True, False] * 4)
 
 
-def test_a_run_of_other_settings_is_not_resumed(tmp_path):
+def test_a_run_with_other_settings_is_not_resumed(tmp_path):
     folder = tmp_path / "faces"
     settings = {"seed": 1, "limit": 3}
     assert not work_folder.begin(folder, settings)

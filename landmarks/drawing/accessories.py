@@ -1,4 +1,4 @@
-"""What is put on a head: hats, glasses, earrings, necklaces, ties.
+"""Accessories of a face: hats, glasses, earrings, necklaces, ties.
 
 Lengths are face coordinates (see `drawing.canvas`).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from landmarks.drawing.canvas import Canvas, Color, curve, darker, ellipse, mirror, mix, symmetric
+from landmarks.drawing.canvas import Canvas, Color, darker, ellipse, mirror, mix, spline, symmetric
 from landmarks.drawing.features import EYE_X
 from landmarks.drawing.head import FaceShape
 
@@ -43,7 +43,7 @@ def paint_hat(canvas: Canvas, face: FaceShape) -> None:
         canvas.fill(cuff, darker(color, 0.82), depth=0)
     elif kind == 1:
         seams = [
-            curve([(0, -88), (x * w * 0.7, -62), (x * w * 0.8, -32)]) for x in (-1, -0.3, 0.3, 1)
+            spline([(0, -88), (x * w * 0.7, -62), (x * w * 0.8, -32)]) for x in (-1, -0.3, 0.3, 1)
         ]
         canvas.lines(seams, 0.9, dark, alpha=0.7, depth=0, clip=mask)
         visor = symmetric([(0, -40), (0.86 * w, -30), (0.7 * w, -23), (0, -26)])
@@ -53,7 +53,7 @@ def paint_hat(canvas: Canvas, face: FaceShape) -> None:
     else:
         brim = ellipse(0, -35, w + 15, 7.5)
         canvas.fill(brim, darker(color, 0.85), depth=0)
-        band = curve([(-w, -40), (0, -44), (w, -40), (w, -48), (0, -53), (-w, -48)], True)
+        band = spline([(-w, -40), (0, -44), (w, -40), (w, -48), (0, -53), (-w, -48)], True)
         canvas.fill(band, darker(color, 0.4), depth=0, clip=mask)
 
 
@@ -73,7 +73,7 @@ def paint_glasses(canvas: Canvas, face: FaceShape) -> None:
     ]
     for lens in rims:
         canvas.fill(lens, (225, 235, 245), alpha=0.12)
-    bridge = curve([(-6, -2), (0, -4), (6, -2)])
+    bridge = spline([(-6, -2), (0, -4), (6, -2)])
     temples = [np.array([(EYE_X + rx, -3), (face.width + 2, -4)])]
     width = 1.6 + 0.9 * style.glasses_color
     canvas.lines([*rims, bridge, *temples, *map(mirror, temples)], width, color, depth=1.0)
@@ -94,7 +94,7 @@ def paint_earrings(canvas: Canvas, face: FaceShape) -> None:
             canvas.lines([np.concatenate([hoop, hoop[:1]])], 2.4, darker(color, 0.5), depth=0)
             canvas.lines([np.concatenate([hoop, hoop[:1]])], 1.5, color, depth=0)
         else:
-            drop = curve([(x, 22), (x + 5, 34), (x, 40), (x - 5, 34)], True)
+            drop = spline([(x, 22), (x + 5, 34), (x, 40), (x - 5, 34)], True)
             canvas.fill(drop, darker(color, 0.5), depth=0)
             canvas.fill((drop - (x, 32)) * 0.72 + (x, 32.5), color, depth=0)
 

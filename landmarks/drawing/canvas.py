@@ -1,8 +1,8 @@
-"""A small painter: anti-aliased, blurred, clipped shapes given in face coordinates.
+"""A canvas for anti-aliased, blurred, clipped shapes given in face coordinates.
 
-Face coordinates are pixels of the 178x218 picture with the origin midway between the eyes, x to
-the right and y down, before the head is turned, tilted, scaled and shifted. All blending is done in
-integers, so that a face has the same bytes on every machine.
+Face coordinates are pixels of the 178x218 picture with the origin midway between the eyes, x to the
+right and y down, before the head is turned, tilted, scaled and shifted. Blending uses integers, so
+that a face has the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Mask = UInt8[np.ndarray, "H W"]
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """Where the head is in the picture and how it is turned.
+    """Position and orientation of the head in the picture.
 
     Attributes:
-      x, y: the point midway between the eyes, picture pixels.
-      scale: 1 puts the eyes 38 pixels apart.
-      roll: tilt in the picture plane, radians, positive clockwise.
-      yaw, pitch: how far the most prominent part of the face moves sideways and down relative to
-        its outline, pixels: a cheap stand-in for turning the head in depth.
+      x, y: The point midway between the eyes, in picture pixels.
+      scale: Size of the face; at 1 the eyes are 38 pixels apart.
+      roll: Tilt in the picture plane in radians, positive clockwise.
+      yaw, pitch: Shift, sideways and down, of the most prominent part of the face relative to its
+        outline, in pixels: a cheap approximation of turning the head in depth.
     """
 
     x: float
@@ -45,8 +45,11 @@ class Pose:
     pitch: float
 
     def project(self, points: Points, depth: float) -> Points:
-        """Face coordinates to picture pixels. `depth` is 0 for what lies in the plane of the face's
-        outline, 1 for the surface of the face and more for the nose."""
+        """Maps face coordinates to picture pixels.
+
+        `depth` is 0 in the plane of the face's outline, 1 on the surface of the face, and larger on
+        the nose.
+        """
         x, y = points[:, 0], points[:, 1]
         if depth:
             dome = np.sqrt(np.clip(1 - (x / 44) ** 2 - ((y - 5) / 75) ** 2, 0, 1)) * depth
@@ -56,12 +59,12 @@ class Pose:
 
 
 class Canvas:
-    """A picture at `SUPERSAMPLING` times its final size, painted on in face coordinates.
+    """A picture at `SUPERSAMPLING` times its final size, painted in face coordinates.
 
     Attributes:
-      planes: red, green and blue. Apart, because OpenCV blends one channel ten times as fast as
-        NumPy blends three.
-      pose: how face coordinates land in the picture; may be replaced between strokes.
+      planes: The red, green and blue channel. Separate, because OpenCV blends one channel ten times
+        as fast as NumPy blends three.
+      pose: Maps face coordinates to the picture; may be replaced between strokes.
     """
 
     def __init__(self, picture: UInt8[np.ndarray, "H W 3"], pose: Pose):
@@ -83,12 +86,12 @@ class Canvas:
         depth: float = 1.0,
         clip: Mask | None = None,
     ) -> None:
-        """Fills a polygon. `blur` is the standard deviation of its soft edge in face pixels."""
+        """Fills a polygon. `blur` is the standard deviation of its soft edge, in face pixels."""
         self._paint([points], None, color, alpha, blur, depth, clip)
 
     def lines(
         self,
-        curves: Sequence[Points],
+        polylines: Sequence[Points],
         width: float,
         color: Color,
         *,
@@ -97,17 +100,17 @@ class Canvas:
         depth: float = 1.0,
         clip: Mask | None = None,
     ) -> None:
-        """Draws open curves of one width (face pixels) and color as one layer."""
-        self._paint(curves, width, color, alpha, blur, depth, clip)
+        """Draws open polylines of one width (face pixels) and color as one layer."""
+        self._paint(polylines, width, color, alpha, blur, depth, clip)
 
     def mask(self, points: Points, depth: float = 1.0) -> Mask:
-        """The inside of a polygon as a 0..255 mask of the whole canvas, for `clip`."""
+        """The inside of a polygon as a mask (0 to 255) of the whole canvas, for `clip`."""
         mask = np.zeros(self.planes[0].shape, np.uint8)
         cv2.fillPoly(mask, [self._fixed(points, depth)], 255, cv2.LINE_AA, _FRACTION_BITS)
         return mask
 
     def blend(self, mask: Mask, color: Color, alpha: float) -> None:
-        """Mixes `color` into the whole canvas by a mask of its size."""
+        """Blends `color` into the canvas with a mask of its size."""
         x, y, w, h = cv2.boundingRect(mask)
         self._blend(mask[y : y + h, x : x + w], x, y, color, alpha)
 
@@ -117,7 +120,7 @@ class Canvas:
 
     def _paint(
         self,
-        curves: Sequence[Points],
+        polylines: Sequence[Points],
         width: float | None,
         color: Color,
         alpha: float,
@@ -125,7 +128,7 @@ class Canvas:
         depth: float,
         clip: Mask | None,
     ) -> None:
-        fixed = self._fixed(np.concatenate(curves), depth)
+        fixed = self._fixed(np.concatenate(polylines), depth)
         scale = SUPERSAMPLING * self.pose.scale
         margin = math.ceil((3 * blur + (width or 0)) * scale) + 2
         corners = fixed >> _FRACTION_BITS
@@ -134,12 +137,12 @@ class Canvas:
         right, bottom = np.minimum(corners.max(0) + margin + 1, (full, height))
         if left >= right or top >= bottom:
             return
-        # A wide blur needs no sharp mask: it is made small and enlarged.
+        # A wide blur needs no sharp mask: it is computed at low resolution and enlarged.
         shrink = 4 if blur * scale >= 4 else 2 if blur * scale >= 2.5 else 1
         width_px, height_px = int(right - left), int(bottom - top)
         mask: Any = np.zeros((-(-height_px // shrink), -(-width_px // shrink)), np.uint8)
         origin = np.array([left, top], np.int32) << _FRACTION_BITS
-        ends = np.cumsum([len(curve) for curve in curves])[:-1]
+        ends = np.cumsum([len(line) for line in polylines])[:-1]
         moved = np.split((fixed - origin) // shrink, ends)
         if width is None:
             cv2.fillPoly(mask, moved, 255, cv2.LINE_AA, _FRACTION_BITS)
@@ -156,8 +159,8 @@ class Canvas:
         self._blend(mask, left, top, color, alpha)
 
     def _blend(self, mask: Mask, left: int, top: int, color: Color, alpha: float) -> None:
-        # Two look-ups and one product per channel. Nothing depends on how floats are rounded: no
-        # product of two integers divided by 255 lies half-way between two integers.
+        # Two look-ups and one product per channel. The result does not depend on the rounding mode:
+        # no product of two integers divided by 255 lies half-way between two integers.
         weight = np.rint(np.arange(256) * alpha)
         keep = cv2.LUT(mask, (255 - weight).astype(np.uint8))
         for plane, value in zip(self.planes, color, strict=True):
@@ -166,7 +169,7 @@ class Canvas:
             cv2.add(cv2.multiply(region, keep, scale=1 / 255), paint, dst=region)
 
 
-def curve(points: Sequence[tuple[float, float]], closed: bool = False, samples: int = 6) -> Points:
+def spline(points: Sequence[tuple[float, float]], closed: bool = False, samples: int = 6) -> Points:
     """A Catmull-Rom spline through the points."""
     p = np.asarray(points, np.float64)
     if closed:
@@ -175,9 +178,9 @@ def curve(points: Sequence[tuple[float, float]], closed: bool = False, samples: 
         p = np.concatenate([p[:1], p, p[-1:]])
     t = np.arange(samples)[None, :, None] / samples
     a, b, c, d = p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None]
-    spline = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-    spline = spline.reshape(-1, 2)
-    return spline if closed else np.concatenate([spline, p[-2:-1]])
+    corners = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    corners = corners.reshape(-1, 2)
+    return corners if closed else np.concatenate([corners, p[-2:-1]])
 
 
 def ellipse(
@@ -191,18 +194,18 @@ def ellipse(
 
 
 def symmetric(half: Sequence[tuple[float, float]], closed: bool = True, samples: int = 6) -> Points:
-    """A curve through the given corners of one side of the face, then through their mirror images
-    in the reverse order. Corners on the middle line, x = 0, are not repeated."""
-    return curve([*half, *((-x, y) for x, y in reversed(half) if x)], closed, samples)
+    """A spline through the corners of one side of the face, then through their mirror images in
+    reverse order. Corners on the middle line, x = 0, are not repeated."""
+    return spline([*half, *((-x, y) for x, y in reversed(half) if x)], closed, samples)
 
 
 def mirror(points: Points) -> Points:
-    """The same shape on the other side of the face."""
+    """The mirror image of a shape, on the other side of the face."""
     return points * np.array([-1.0, 1.0])
 
 
 def mix(a: Color, b: Color, amount: float) -> Color:
-    """`a` at 0, `b` at 1; beyond 1 extrapolates."""
+    """Interpolates from `a` at 0 to `b` at 1; extrapolates beyond 1."""
     red, green, blue = (
         min(255, max(0, round(u + (v - u) * amount))) for u, v in zip(a, b, strict=True)
     )

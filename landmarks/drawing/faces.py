@@ -1,11 +1,11 @@
-"""The embedded default: labelled faces drawn by a program, at CelebA's size and in its raw layout.
-
-Every face is a function of (seed, index) and has the same bytes wherever it is drawn. Four random
-streams keep its parts apart: labels, the person's style, the scene (background, clothes, pose,
-light, noise) and texture. Only the first decides labels, so that the background and the corners of
-a picture say nothing about them.
+"""Draws labelled faces at CelebA's size, and writes them in CelebA's raw layout.
 
     python -m landmarks.drawing.faces --out_dir=DIR --limit=1000 --seed=0
+
+Every face is a function of (seed, index) and has the same bytes on every machine. Four random
+streams are independent: the labels, the person's style, the scene (background, clothes, pose,
+light, noise) and texture. Only the first determines the labels, so the background and the corners
+of a picture carry no information about them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from absl import app, flags
 from etils import epath
 from jaxtyping import Float, Int8, UInt8
 
-from landmarks.drawing import accessories as accessories
-from landmarks.drawing import features as features
-from landmarks.drawing import hair as hair
-from landmarks.drawing import head as head
-from landmarks.drawing.canvas import HEIGHT, SUPERSAMPLING, WIDTH, Canvas, Pose, curve, darker, mix
+from landmarks.command import errors_as_sentences
+from landmarks.drawing import accessories, features, hair, head
+from landmarks.drawing.canvas import HEIGHT, SUPERSAMPLING, WIDTH, Canvas, Pose, darker, mix, spline
 from landmarks.drawing.people import Style, draw_labels
 from mgmtn_jax.attributes import CELEBA_ATTRIBUTES
 
@@ -42,14 +40,14 @@ def draw_face(seed: int, index: int) -> tuple[Image, Labels]:
     """Draws face number `index` of the collection `seed`.
 
     Returns:
-      The picture, RGB, and its labels in CelebA's order: 1 yes, 0 no, -1 unknown.
+      The RGB picture, and its labels in CelebA's order: 1 positive, 0 negative, -1 unknown.
     """
     labels = draw_labels(_stream(seed, index, _LABELS))
     return paint(labels, seed, index), labels
 
 
 def paint(labels: Labels, seed: int, index: int) -> Image:
-    """Paints any labels with the style and scene of face (seed, index)."""
+    """Paints a face with the given labels and the style and scene of face (seed, index)."""
     yes = _yes(labels)
     scene = _stream(seed, index, _SCENE)
     pose = _draw_pose(scene)
@@ -79,9 +77,9 @@ def paint(labels: Labels, seed: int, index: int) -> Image:
 
 
 def painted_points(labels: Labels, seed: int, index: int) -> dict[str, Float[np.ndarray, "N 2"]]:
-    """Where `paint` puts the eye centers, the mouth's corners and the chin, in picture pixels.
+    """The eye centers, mouth corners and chin that `paint` draws, in picture pixels.
 
-    `eyes` and `mouth` have two rows, left in the picture first; `chin` has one.
+    `eyes` and `mouth` have two rows, the left one in the picture first; `chin` has one row.
     """
     face = head.build(_yes(labels), Style.draw(_stream(seed, index, _STYLE)), _stream(0, 0, 0))
     pose = _draw_pose(_stream(seed, index, _SCENE))
@@ -95,7 +93,7 @@ def painted_points(labels: Labels, seed: int, index: int) -> dict[str, Float[np.
 
 
 def face_jpeg(seed: int, index: int) -> tuple[bytes, Labels]:
-    """Face (seed, index) as the JPEG file that the written layout holds, and its labels."""
+    """Face (seed, index) as the bytes of a JPEG file, and its labels."""
     image, labels = draw_face(seed, index)
     quality = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
     encoded, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
@@ -105,23 +103,29 @@ def face_jpeg(seed: int, index: int) -> tuple[bytes, Labels]:
 
 
 def file_name(index: int) -> str:
-    """CelebA counts its files from 1."""
+    """The file name of a face; CelebA counts from 1."""
     return f"{index + 1:06d}.jpg"
 
 
 def split_of(index: int) -> str:
-    """Of every ten faces in a row, eight are for training, one for validation, one for test."""
+    """The split of a face: of ten consecutive faces, eight train, one validation, one test."""
     return {8: "validation", 9: "test"}.get(index % 10, "train")
 
 
 def write_celeba_layout(
     out_dir: epath.PathLike, limit: int, seed: int, num_workers: int = 1
 ) -> None:
-    """Writes faces 0 to limit - 1 as the official CelebA download is laid out.
+    """Writes faces 0 to limit - 1 in the layout of the official CelebA download.
 
-    `img_align_celeba/000001.jpg` and so on, `list_attr_celeba.txt` (1 yes, -1 no, and 0, which real
-    CelebA never has, for what is unknown) and `list_eval_partition.txt` (0 train, 1 validation,
-    2 test). The text files are written last.
+    `img_align_celeba/000001.jpg` and so on, `list_attr_celeba.txt` (1 positive, -1 negative, and 0
+    for unknown, which the real CelebA never has) and `list_eval_partition.txt` (0 train,
+    1 validation, 2 test). The text files are written last.
+
+    Args:
+      out_dir: Folder to write; created if missing.
+      limit: Number of faces.
+      seed: Seed of the collection.
+      num_workers: Number of processes that draw.
     """
     root = epath.Path(out_dir)
     images = root / "img_align_celeba"
@@ -163,7 +167,7 @@ def _draw_pose(rng: np.random.Generator) -> Pose:
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """Clutter: a gradient, and rectangles, discs and bars out of focus."""
+    """A cluttered background: a gradient with rectangles, discs and bars out of focus."""
     first, second = rng.integers(30, 230, (2, 3)).astype(np.float32)
     ramp = np.linspace(0, 1, HEIGHT, dtype=np.float32)[:, None, None]
     gradient = np.broadcast_to(first + (second - first) * ramp, (HEIGHT, WIDTH, 3))
@@ -183,7 +187,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def _paint_clothes(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Shoulders, the same for every label. The body does not tilt with the head."""
+    """Paints clothes that do not depend on the labels. The body tilts less than the head."""
     color = tuple(rng.integers(10, 246, 3).tolist())
     neckline, stripes = rng.uniform(0, 1, 2).tolist()
     head_pose, canvas.pose = (
@@ -192,21 +196,21 @@ def _paint_clothes(canvas: Canvas, rng: np.random.Generator) -> None:
     )
     depth = 84 + 14 * neckline
     body = np.concatenate([
-        curve([(-130, 140), (-112, 106), (-60, 90), (-30, 80)]),
-        curve([(-24, 84), (0, depth), (24, 84)]),
-        curve([(30, 80), (60, 90), (112, 106), (130, 140)]),
+        spline([(-130, 140), (-112, 106), (-60, 90), (-30, 80)]),
+        spline([(-24, 84), (0, depth), (24, 84)]),
+        spline([(30, 80), (60, 90), (112, 106), (130, 140)]),
     ])  # fmt: skip
     canvas.fill(body, color, depth=0)
     inside = canvas.mask(body, depth=0)
     if stripes < 0.3:
         lines = [np.array([(x, 70), (x * 1.3, 140)]) for x in range(-110, 111, 12)]
         canvas.lines(lines, 3, mix(color, (255, 255, 255), 0.35), depth=0, clip=inside)
-    canvas.lines([curve([(-24, 84), (0, depth), (24, 84)])], 2.5, darker(color, 0.6), depth=0)
+    canvas.lines([spline([(-24, 84), (0, depth), (24, 84)])], 2.5, darker(color, 0.6), depth=0)
     canvas.pose = head_pose
 
 
 def _photograph(pixels: np.ndarray, rng: np.random.Generator, blur: float) -> Image:
-    """Down to the final size, then light, color cast, contrast and noise."""
+    """Reduces the picture to its final size and adds light, color cast, contrast and noise."""
     picture: Any = cv2.resize(pixels, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     if blur:
         picture = cv2.GaussianBlur(picture, (0, 0), blur)
@@ -222,12 +226,17 @@ def _photograph(pixels: np.ndarray, rng: np.random.Generator, blur: float) -> Im
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    write_celeba_layout(_OUT_DIR.value, _LIMIT.value, _SEED.value, _NUM_WORKERS.value)
+    with errors_as_sentences():
+        write_celeba_layout(_OUT_DIR.value, _LIMIT.value, _SEED.value, _NUM_WORKERS.value)
 
 
 if __name__ == "__main__":
-    _OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder to write.", required=True)
-    _LIMIT = flags.DEFINE_integer("limit", 1000, "Number of faces.", lower_bound=1)
-    _SEED = flags.DEFINE_integer("seed", 0, "Which collection of faces.", lower_bound=0)
-    _NUM_WORKERS = flags.DEFINE_integer("num_workers", 1, "Drawing processes.", lower_bound=1)
+    _OUT_DIR = flags.DEFINE_string(
+        "out_dir", None, "Folder to write; created if missing.", required=True
+    )
+    _LIMIT = flags.DEFINE_integer("limit", 1000, "Number of faces to draw.", lower_bound=1)
+    _SEED = flags.DEFINE_integer("seed", 0, "Another seed draws other people.", lower_bound=0)
+    _NUM_WORKERS = flags.DEFINE_integer(
+        "num_workers", 1, "Number of processes that draw.", lower_bound=1
+    )
     app.run(main)

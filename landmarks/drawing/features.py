@@ -1,4 +1,4 @@
-"""The features of the face: eyes, brows, nose and mouth, with their make-up.
+"""The features of a face: eyes, brows, nose and mouth, with make-up.
 
 Lengths are face coordinates (see `drawing.canvas`).
 """
@@ -11,11 +11,11 @@ from landmarks.drawing.canvas import (
     Canvas,
     Color,
     Points,
-    curve,
     darker,
     ellipse,
     mirror,
     mix,
+    spline,
     symmetric,
 )
 from landmarks.drawing.head import FaceShape
@@ -34,13 +34,13 @@ EYE_X, BROW_Y, NOSE_Y, MOUTH_Y = 19.0, -14.5, 27.0, 41.0
 
 
 def paint_eyes(canvas: Canvas, face: FaceShape) -> None:
-    """Sockets, eyes, lids and lashes, and eye make-up."""
+    """Paints eye sockets, eyes, lids, lashes and eye make-up."""
     for side in (1, -1):
         _paint_eye(canvas, face, side)
 
 
 def _paint_eye(canvas: Canvas, face: FaceShape, side: int) -> None:
-    """The right eye (in the picture) when `side` is 1, the left one when it is -1."""
+    """Paints the right eye in the picture if `side` is 1, the left one if it is -1."""
     style, skin = face.style, face.skin
     made_up, male = "Heavy_Makeup" in face.yes, "Male" in face.yes
     rise = (4.6 + 1.2 * style.eye_size - 0.4 * male) * face.pick("Narrow_Eyes", 0.36, 1.0)
@@ -51,19 +51,19 @@ def _paint_eye(canvas: Canvas, face: FaceShape, side: int) -> None:
     line = mix(darker(skin, 0.25), (20, 14, 14), 0.5)
 
     def at(points: Points) -> Points:
-        """From around this eye, x away from the nose, to face coordinates."""
+        """Maps coordinates around this eye, x pointing away from the nose, to face coordinates."""
         return points * np.array([side, 1.0]) + np.array([side * EYE_X, 0.0])
 
     canvas.fill(at(ellipse(-1, -5, 12.5, 7.5)), darker(skin, 0.55), alpha=0.38, blur=2.5)
     canvas.fill(at(ellipse(-10, -1, 3.5, 5)), darker(skin, 0.5), alpha=0.4, blur=2)
     if made_up:
-        lid = curve([(-9, -2), (-5, -9.5), (4, -11), (13, -6), (11, 0), (0, -4)], True)
+        lid = spline([(-9, -2), (-5, -9.5), (4, -11), (13, -6), (11, 0), (0, -4)], True)
         tint = _SHADOW[int(style.makeup * len(_SHADOW))]
         canvas.fill(at(lid), mix(tint, skin, 0.1), alpha=0.85, blur=1.1)
 
-    upper = curve([(-half, 0.8), (-0.5 * half, -0.82 * rise), (0.5, -rise),
+    upper = spline([(-half, 0.8), (-0.5 * half, -0.82 * rise), (0.5, -rise),
                    (0.55 * half, -0.72 * rise), (half, -lift)])  # fmt: skip
-    lower = curve([(half, -lift), (0.45 * half, 0.9 * drop), (-0.5, drop),
+    lower = spline([(half, -lift), (0.45 * half, 0.9 * drop), (-0.5, drop),
                    (-0.55 * half, 0.75 * drop), (-half, 0.8)])  # fmt: skip
     opening = at(np.concatenate([upper, lower]))
     canvas.fill(opening, mix((240, 238, 234), skin, 0.12))
@@ -95,7 +95,7 @@ def _paint_eye(canvas: Canvas, face: FaceShape, side: int) -> None:
 
 
 def paint_brows(canvas: Canvas, face: FaceShape) -> None:
-    """Brows: flat or arched, thin or bushy, in the hair's color but never paler than skin."""
+    """Paints brows: flat or arched, thin or bushy, in the hair's color, never paler than skin."""
     style = face.style
     bushy, male, arched = (
         name in face.yes for name in ("Bushy_Eyebrows", "Male", "Arched_Eyebrows")
@@ -103,7 +103,7 @@ def paint_brows(canvas: Canvas, face: FaceShape) -> None:
     thick = 1.5 + 0.5 * style.brow_weight + 0.8 * male + (2.4 if bushy else 0)
     rise = 6.5 if arched else 0.8
     y = BROW_Y + 1.0 - 2.0 * style.brow_height + (0.5 if arched else -0.5)
-    spine = curve(
+    spine = spline(
         [(7.5, y + 1.2), (14, y - rise * 0.45), (22, y - rise), (28, y - rise * 0.5), (32, y + 2.5)]
     )
     along = np.linspace(0, 1, len(spine))
@@ -124,7 +124,7 @@ def paint_brows(canvas: Canvas, face: FaceShape) -> None:
 
 
 def paint_nose(canvas: Canvas, face: FaceShape) -> None:
-    """Bridge, tip, wings and nostrils."""
+    """Paints the nose: bridge, tip, wings and nostrils."""
     style, skin = face.style, face.skin
     big, pointy = "Big_Nose" in face.yes, "Pointy_Nose" in face.yes
     wing = (13.0 if big else 6.4 if pointy else 8.8) + 1.0 * style.nose_width
@@ -133,11 +133,11 @@ def paint_nose(canvas: Canvas, face: FaceShape) -> None:
     lit = -1 if style.light_side < 0.5 else 1
     bridge = 3.4 if pointy else 5.5 if big else 4.2
     for side in (1, -1):
-        flank = curve([(bridge, -9), (bridge - 0.6, 2), (bridge + 0.6, 13), (wing, tip - 2),
+        flank = spline([(bridge, -9), (bridge - 0.6, 2), (bridge + 0.6, 13), (wing, tip - 2),
                        (wing + 3.5, tip), (wing + 1, 10), (bridge + 4, -6)], True)  # fmt: skip
         alpha = 0.22 if side == lit else 0.5
         canvas.fill(flank * np.array([side, 1]), dark, alpha=alpha, blur=1.6, depth=1.2)
-    ridge = curve([(-0.9, -8), (0.9, -8), (1.4, 10), (1.2, 18), (-1.2, 18), (-1.4, 10)], True)
+    ridge = spline([(-0.9, -8), (0.9, -8), (1.4, 10), (1.2, 18), (-1.2, 18), (-1.4, 10)], True)
     canvas.fill(ridge, light, alpha=0.6, blur=1.2, depth=1.3)
     under = symmetric([(0, tip + 3.2), (wing, tip + 1), (0.6 * wing, tip + 7)])
     canvas.fill(under, dark, alpha=0.45, blur=1.5, depth=1.1)
@@ -152,9 +152,9 @@ def paint_nose(canvas: Canvas, face: FaceShape) -> None:
         shine = ellipse(0, tip - 4, radius, radius * 0.8)
         canvas.fill(shine, light, alpha=0.6, blur=1.4, depth=1.4)
     base = [
-        curve([(-wing, tip - 5), (-wing - 1.2, tip - 0.5), (-wing + 1.5, tip + 2.0)]),
-        curve([(wing, tip - 5), (wing + 1.2, tip - 0.5), (wing - 1.5, tip + 2.0)]),
-        curve([(-wing * 0.5, tip + 2.2), (0, tip + 3.4), (wing * 0.5, tip + 2.2)]),
+        spline([(-wing, tip - 5), (-wing - 1.2, tip - 0.5), (-wing + 1.5, tip + 2.0)]),
+        spline([(wing, tip - 5), (wing + 1.2, tip - 0.5), (wing - 1.5, tip + 2.0)]),
+        spline([(-wing * 0.5, tip + 2.2), (0, tip + 3.4), (wing * 0.5, tip + 2.2)]),
     ]
     canvas.lines(base, 1.3, darker(skin, 0.4), alpha=0.85, blur=0.3, depth=1.2)
     for side in (1, -1):
@@ -164,7 +164,7 @@ def paint_nose(canvas: Canvas, face: FaceShape) -> None:
 
 
 def mouth_corner(face: FaceShape) -> tuple[float, float]:
-    """The left corner of the mouth (right in the picture); the other one mirrors it."""
+    """The left mouth corner (right in the picture); the other one is its mirror image."""
     style = face.style
     if "Smiling" in face.yes:
         return 17.5 + 2.0 * style.mouth_width, MOUTH_Y - 3.5 - 1.5 * style.smile
@@ -172,7 +172,7 @@ def mouth_corner(face: FaceShape) -> tuple[float, float]:
 
 
 def paint_mouth(canvas: Canvas, face: FaceShape) -> None:
-    """Lips, closed or around teeth, with the shadow below them."""
+    """Paints lips, closed or around teeth, and the shadow below them."""
     style, skin = face.style, face.skin
     x, corner = mouth_corner(face)
     smiling = "Smiling" in face.yes
@@ -181,7 +181,7 @@ def paint_mouth(canvas: Canvas, face: FaceShape) -> None:
     top, bottom = 3.0 * big, 4.0 * big
     middle = MOUTH_Y + (1.8 if smiling else 0.0)
     above, below = 0.35 * gap, 0.65 * gap
-    # Four curves from the right corner of the mouth to the left one.
+    # Four splines from the right corner of the mouth to the left one.
     inner_top = symmetric([(x, corner), (0.5 * x, middle - 0.5), (0, middle - above)], closed=False)
     inner_low = symmetric(
         [(x, corner), (0.55 * x, middle + 0.5 * gap), (0, middle + below)], closed=False
@@ -213,8 +213,8 @@ def paint_mouth(canvas: Canvas, face: FaceShape) -> None:
         canvas.lines([hole], 0.7, darker(lips, 0.5), alpha=0.8)
     else:
         canvas.lines([inner_top], 1.3, darker(lips, 0.35), alpha=0.95)
-    ends = [curve([(x - 1.5, corner + 0.4), (x + 1.8, corner - (1.2 if smiling else -0.6))])]
+    ends = [spline([(x - 1.5, corner + 0.4), (x + 1.8, corner - (1.2 if smiling else -0.6))])]
     if smiling:
         # Cheeks pushed up by the smile fold beside the mouth.
-        ends.append(curve([(x + 4, corner - 9), (x + 6.2, corner - 3), (x + 4.5, corner + 4)]))
+        ends.append(spline([(x + 4, corner - 9), (x + 6.2, corner - 3), (x + 4.5, corner + 4)]))
     canvas.lines([*ends, *map(mirror, ends)], 1.3, darker(skin, 0.42), alpha=0.75, blur=0.4)

@@ -1,4 +1,4 @@
-"""What grows on a head: hair in four colors or others, long or short, and beards.
+"""Hair and beards: hair in four labelled colors or others, long or short.
 
 Lengths are face coordinates (see `drawing.canvas`).
 """
@@ -15,11 +15,11 @@ from landmarks.drawing.canvas import (
     Color,
     Mask,
     Points,
-    curve,
     darker,
     ellipse,
     mirror,
     mix,
+    spline,
     symmetric,
 )
 from landmarks.drawing.features import MOUTH_Y, NOSE_Y
@@ -40,7 +40,7 @@ def _scallop(points: Points, size: float, period: int) -> Points:
 
 
 def _strands(face: FaceShape, canvas: Canvas, count: int, clip: Mask, bottom: float) -> None:
-    """Light and dark strands that make hair wavy or straight; none for hair that is neither."""
+    """Paints light and dark strands of wavy or straight hair; nothing for hair that is neither."""
     wavy = "Wavy_Hair" in face.yes
     if not wavy and "Straight_Hair" not in face.yes:
         return
@@ -48,22 +48,22 @@ def _strands(face: FaceShape, canvas: Canvas, count: int, clip: Mask, bottom: fl
     reach = face.width + 12
     start = np.linspace(-1, 1, count) + face.texture.uniform(-0.03, 0.03, count)
     phase = face.texture.uniform(0, 2 * math.pi, count)
-    curves = []
+    strands = []
     for s, p in zip(start, phase, strict=True):
         # From the parting over the side of the skull and down.
         x = reach * np.sign(s) * np.abs(s) ** 0.6 * np.minimum(1, 0.25 + 2.2 * t) ** 0.8
         y = -84 + 20 * s * s + (bottom + 84) * t
         if wavy:
             x = x + 3.4 * np.sin(t * (bottom + 84) / 4.6 + p)
-        curves.append(np.concatenate([x, y], axis=1))
+        strands.append(np.concatenate([x, y], axis=1))
     light = mix(face.hair, (255, 250, 240), 0.32)
     width = 1.5 if wavy else 0.9
-    canvas.lines(curves[::2], width, light, alpha=0.75, depth=0, clip=clip)
-    canvas.lines(curves[1::2], width, darker(face.hair, 0.55), alpha=0.8, depth=0, clip=clip)
+    canvas.lines(strands[::2], width, light, alpha=0.75, depth=0, clip=clip)
+    canvas.lines(strands[1::2], width, darker(face.hair, 0.55), alpha=0.8, depth=0, clip=clip)
 
 
 def _crown(face: FaceShape) -> Points:
-    """The outer contour of the hair over the skull, from the right temple to the left one."""
+    """The outer contour of the hair on the skull, from the right temple to the left one."""
     volume = 3.0 + 5.0 * face.style.hair_volume
     volume += face.pick("Wavy_Hair", 2.5, 0) - face.pick("Straight_Hair", 1.5, 0)
     w, top = face.width + 0.75 * volume, -66 - 1.1 * volume
@@ -73,7 +73,7 @@ def _crown(face: FaceShape) -> Points:
 
 
 def paint_back_hair(canvas: Canvas, face: FaceShape) -> None:
-    """Hair behind the neck, for long hair."""
+    """Paints the part of long hair that is behind the neck."""
     if "Bald" in face.yes or not is_long(face):
         return
     bottom = 62 + 30 * face.style.hair_volume
@@ -89,7 +89,7 @@ def paint_back_hair(canvas: Canvas, face: FaceShape) -> None:
 
 
 def paint_front_hair(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
-    """Hair over the skull and the forehead: the hairline, bangs, locks beside the face."""
+    """Paints hair on the skull and the forehead: hairline, bangs, locks beside the face."""
     if "Bald" in face.yes:
         shine = mix(face.skin, (255, 255, 255), 0.75)
         canvas.fill(ellipse(-8, -48, 10, 5, tilt=-0.3), shine, alpha=0.85, blur=2.0)
@@ -109,7 +109,7 @@ def paint_front_hair(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
     canvas.lines([hairline], 4, shadow, alpha=0.5, blur=1.8, depth=0, clip=inside)
     canvas.fill(cap, face.hair, depth=0)
     mask = canvas.mask(cap, depth=0)
-    gloss = curve([(-0.6 * w, -50), (-0.2 * w, -61), (0.3 * w, -60)])
+    gloss = spline([(-0.6 * w, -50), (-0.2 * w, -61), (0.3 * w, -60)])
     shine = mix(face.hair, (255, 255, 255), 0.3)
     canvas.lines([gloss], 5, shine, alpha=0.6, blur=2.5, depth=0, clip=mask)
     _strands(face, canvas, 40, mask, 20.0)
@@ -120,7 +120,7 @@ def paint_front_hair(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
 
 
 def _bangs(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
-    """Hair combed over the forehead, down to ragged ends above the brows."""
+    """Paints hair combed over the forehead, with ragged ends above the brows."""
     w = face.width
     places = np.linspace(0.86, -0.86, 9)
     ends = -19.5 + face.texture.uniform(-2.5, 2.5, 9) + 4 * np.abs(places)
@@ -135,9 +135,9 @@ def _bangs(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
 
 
 def _locks(canvas: Canvas, face: FaceShape) -> None:
-    """Long hair falls in front of the ears."""
+    """Paints long hair in front of the ears."""
     w, bottom = face.width, 50 + 34 * face.style.hair_volume
-    right = curve(
+    right = spline(
         [(0.86 * w, -34), (w + 7, -24), (w + 11, 8), (w + 12, bottom - 8), (w + 3, bottom),
          (w - 3, bottom - 14), (w + 0.5, 14), (w - 2, -8)], closed=True, samples=8,
     )  # fmt: skip
@@ -150,7 +150,7 @@ def _locks(canvas: Canvas, face: FaceShape) -> None:
 
 
 def paint_beard(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
-    """Stubble, goatee, full beard, mustache and sideburns."""
+    """Paints stubble, goatee, full beard, mustache and sideburns."""
     w, chin = face.width, face.chin
     color = darker(face.hair, 0.75)
     jaw = symmetric([(w, 4), (w + 1, 20), (0.95 * w, 0.65 * chin), (0.6 * w, chin), (0, chin + 3)],
@@ -180,7 +180,7 @@ def paint_beard(canvas: Canvas, face: FaceShape, inside: Mask) -> None:
         ])  # fmt: skip
         canvas.fill(mustache, darker(color, 0.9), blur=0.5)
     if "Sideburns" in face.yes:
-        burn = curve(
+        burn = spline(
             [(w - 1, -18), (w - 9, -14), (w - 10, 10), (w - 8, 24), (w - 2, 26), (w + 0.5, 10)],
             True,
         )
@@ -197,7 +197,7 @@ def _hairs(
     length: float,
     color: Color,
 ) -> None:
-    """Short strokes over a region."""
+    """Paints short hairs in a region."""
     low, high = region.min(0), region.max(0)
     roots = face.texture.uniform(low, high, (count, 2))
     lean = face.texture.uniform(-0.5, 0.5, count)

@@ -1,4 +1,4 @@
-"""The head that the features sit on: its shape and colors, neck, ears, skin, shading and age.
+"""The head without its features: shape and colors, neck, ears, skin, shading and age.
 
 Lengths are face coordinates (see `drawing.canvas`).
 """
@@ -14,11 +14,11 @@ from landmarks.drawing.canvas import (
     Canvas,
     Color,
     Points,
-    curve,
     darker,
     ellipse,
     mirror,
     mix,
+    spline,
     symmetric,
 )
 from landmarks.drawing.people import Style
@@ -37,17 +37,17 @@ _SKIN: tuple[Color, ...] = (
 
 @dataclasses.dataclass
 class FaceShape:
-    """One person while being painted.
+    """Shape and colors of one person.
 
     Attributes:
-      yes: names of the attributes that hold.
-      style: what the labels leave open.
-      texture: random numbers for strands, stubble and the like.
-      width: half the width of the face at the height of the eyes.
-      chin: y of the chin.
-      outline: closed contour of the face, skull included, starting at the top and going clockwise.
-      skin: base color of the skin.
-      hair: color of the hair, also of brows and beard where these have none of their own.
+      yes: Names of the positive attributes.
+      style: Everything that the labels leave open.
+      texture: Random generator for strands, stubble and the like.
+      width: Half the width of the face at the height of the eyes.
+      chin: The y of the chin.
+      outline: Closed contour of the face and skull, clockwise from the top.
+      skin: Base color of the skin.
+      hair: Color of the hair, and of brows and beard that have no color of their own.
     """
 
     yes: frozenset[str]
@@ -64,11 +64,11 @@ class FaceShape:
 
 
 def build(yes: frozenset[str], style: Style, texture: np.random.Generator) -> FaceShape:
-    """Turns labels and style into the shape and colors of one head."""
+    """Derives the shape and colors of a head from labels and style."""
     male, chubby, oval = ("Male" in yes), ("Chubby" in yes), ("Oval_Face" in yes)
     width = 38.5 + 2.5 * style.face_width + 1.5 * male + 4.5 * chubby - 1.0 * oval
     chin = 62.5 + 3.5 * style.face_length + 1.5 * male + 2.5 * oval - 1.0 * chubby
-    # The jaw makes most of the shape: tapering to a narrow chin (oval), or broad and blunt.
+    # The jaw dominates the shape: tapering to a narrow chin (oval), or broad and blunt.
     if oval:
         jaw, chin_width = 0.70 + 0.03 * style.jaw, 9.0
     else:
@@ -106,7 +106,7 @@ def _hair_color(yes: frozenset[str], style: Style) -> Color:
 
 
 def paint_ears(canvas: Canvas, face: FaceShape) -> None:
-    """Ears behind the outline of the face."""
+    """Paints ears behind the outline of the face."""
     for side in (1, -1):
         ear = ellipse(side * (face.width + 2.0), 8, 6.5, 14, tilt=side * 0.15)
         canvas.fill(ear, darker(face.skin, 0.88), depth=0)
@@ -115,7 +115,7 @@ def paint_ears(canvas: Canvas, face: FaceShape) -> None:
 
 
 def paint_head(canvas: Canvas, face: FaceShape) -> np.ndarray:
-    """The face's skin with its large shading. Returns the mask of the face, to clip features by."""
+    """Paints skin and large-scale shading. Returns the mask of the face, used to clip features."""
     style, skin = face.style, face.skin
     canvas.fill(face.outline, skin, depth=0)
     inside = canvas.mask(face.outline, depth=0)
@@ -135,11 +135,11 @@ def paint_head(canvas: Canvas, face: FaceShape) -> np.ndarray:
     canvas.fill(ellipse(0, face.chin - 8, 8, 4), light, alpha=0.4, blur=3, clip=inside)
     if "High_Cheekbones" in face.yes:
         for side in (1, -1):
-            bone = curve([(20, 19), (29, 15), (36, 6)]) * np.array([side, 1])
+            bone = spline([(20, 19), (29, 15), (36, 6)]) * np.array([side, 1])
             canvas.lines(
                 [bone], 6, mix(skin, (255, 250, 240), 0.6), alpha=0.75, blur=2.4, clip=inside
             )
-            hollow = curve([(37, 17), (28, 27), (22, 37), (32, 36), (38, 26)], True)
+            hollow = spline([(37, 17), (28, 27), (22, 37), (32, 36), (38, 26)], True)
             canvas.fill(
                 hollow * np.array([side, 1]), darker(skin, 0.5), alpha=0.75, blur=2.4, clip=inside
             )
@@ -158,23 +158,23 @@ def _soften(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def paint_age(canvas: Canvas, face: FaceShape, inside: np.ndarray) -> None:
-    """Wrinkles of the forehead, the eyes and the mouth; pouches under the eyes; a second chin."""
+    """Paints wrinkles of the forehead, the eyes and the mouth, and bags under the eyes."""
     line = darker(face.skin, 0.5)
     if "Young" not in face.yes:
         wave = 1.5 * face.style.wrinkles
         creases = [
-            curve([(-20 + i, y + 1), (-8, y - wave), (6, y), (20 - i, y + 1.5)])
+            spline([(-20 + i, y + 1), (-8, y - wave), (6, y), (20 - i, y + 1.5)])
             for i, y in enumerate((-24.5, -29.5, -34.5))
         ]
-        folds = [curve([(10.5, 25), (16, 31), (20, 40), (19.5, 46)])]
-        feet = [curve([(31, y), (36, y + dy)]) for y, dy in ((-2, -3.5), (1, 0), (3.5, 3.5))]
-        brow = [curve([(2.8, -17), (2.2, -9)])]
+        folds = [spline([(10.5, 25), (16, 31), (20, 40), (19.5, 46)])]
+        feet = [spline([(31, y), (36, y + dy)]) for y, dy in ((-2, -3.5), (1, 0), (3.5, 3.5))]
+        brow = [spline([(2.8, -17), (2.2, -9)])]
         both = [*folds, *feet, *brow]
         canvas.lines(creases, 1.1, line, alpha=0.75, blur=0.4, clip=inside)
         canvas.lines([*both, *map(mirror, both)], 1.3, line, alpha=0.8, blur=0.4, clip=inside)
     if "Bags_Under_Eyes" in face.yes:
-        pouch = curve([(10, 5.5), (19, 7.5), (28, 5), (25, 11), (18, 13.5), (12, 11)], True)
-        edge = curve([(10.5, 9), (14, 12.8), (19, 13.8), (25, 11.5), (28, 7)])
+        pouch = spline([(10, 5.5), (19, 7.5), (28, 5), (25, 11), (18, 13.5), (12, 11)], True)
+        edge = spline([(10.5, 9), (14, 12.8), (19, 13.8), (25, 11.5), (28, 7)])
         tint = mix(darker(face.skin, 0.6), (90, 60, 110), 0.3)
         for shape in (pouch, mirror(pouch)):
             canvas.fill(shape, tint, alpha=0.6, blur=1, clip=inside)
@@ -182,7 +182,7 @@ def paint_age(canvas: Canvas, face: FaceShape, inside: np.ndarray) -> None:
 
 
 def paint_neck(canvas: Canvas, face: FaceShape) -> None:
-    """Neck and the shadow of the chin on it; a second chin where there is one."""
+    """Paints the neck with the shadow of the chin, and a double chin if the label says so."""
     skin = face.skin
     half = face.width * face.pick("Male", 0.76, 0.58) + face.pick("Chubby", 4, 0)
     neck = symmetric([(half, 30), (half, 70), (half + 4, 84), (half + 26, 110)])
@@ -190,7 +190,7 @@ def paint_neck(canvas: Canvas, face: FaceShape) -> None:
     inside = canvas.mask(neck, depth=0)
     shadow = face.outline * np.array([0.95, 1.0]) + np.array([0, 7.0])
     canvas.fill(shadow, darker(skin, 0.35), alpha=0.85, blur=2.5, depth=0, clip=inside)
-    tendons = [curve([(half * 0.7, 74), (5, 100)])]
+    tendons = [spline([(half * 0.7, 74), (5, 100)])]
     canvas.lines(
         [*tendons, *map(mirror, tendons)], 2, darker(skin, 0.6), alpha=0.4, blur=1.2, depth=0
     )

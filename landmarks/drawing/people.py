@@ -1,7 +1,7 @@
-"""Who is drawn: label vectors with plausible correlations, and everything the labels do not say.
+"""The people to draw: labels with plausible correlations, and styles for everything else.
 
-The two come from different random streams: nothing about a style (skin, clothes, background, pose,
-light) can be guessed from the labels, nor the other way round.
+Labels and styles come from different random streams, so that neither carries information about the
+other.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from jaxtyping import Int8
 from mgmtn_jax.attributes import CELEBA_ATTRIBUTES
 
 UNKNOWN: tuple[str, ...] = ("Attractive", "Pale_Skin")
-"""Never known of a drawn face: the first is an opinion, and the second would tie a label to the
-skin tone, of which every other attribute here is independent."""
+"""Attributes that are unknown for every drawn face. The first is an opinion, and the second would
+tie a label to the skin tone, which is independent of every other attribute."""
 
 HAIR_COLORS: tuple[str, ...] = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 
 
 def draw_labels(rng: np.random.Generator) -> Int8[np.ndarray, "40"]:
-    """Draws one label vector in CelebA's order: 1 yes, 0 no, -1 unknown.
+    """Draws one label vector in CelebA's order: 1 positive, 0 negative, -1 unknown.
 
-    Rates follow CelebA loosely. Rare attributes are made commoner (no known one is below about
-    5 %), so that a few thousand faces teach all of them.
+    Positive rates follow CelebA's loosely. Rare attributes are made more frequent (every known one
+    has at least about 5 % positives), so that a few thousand faces suffice to learn all of them.
     """
-    # Always 40 draws, whatever is decided: the stream stays aligned and easy to reason about.
+    # Always 40 random numbers, whatever is decided, so that the stream stays aligned.
     u = dict(zip(CELEBA_ATTRIBUTES, rng.random(len(CELEBA_ATTRIBUTES)), strict=True))
     yes: dict[str, bool] = {}
 
@@ -38,7 +38,7 @@ def draw_labels(rng: np.random.Generator) -> Int8[np.ndarray, "40"]:
     young = draw("Young", 0.65)
     hat = draw("Wearing_Hat", 0.12)
 
-    # A hat hides the crown, so what can only be seen there is "no" under it.
+    # A hat hides the crown, so attributes that show only there are negative under it.
     bald = draw("Bald", 0.0 if hat or not male else 0.14 if young else 0.28)
     draw(
         "Receding_Hairline", 0.0 if hat or bald else (0.12 if young else 0.5) * (1 if male else 0.3)
@@ -86,14 +86,16 @@ def draw_labels(rng: np.random.Generator) -> Int8[np.ndarray, "40"]:
 
 
 def _choose(u: float, rates: tuple[float, ...]) -> int:
-    """The index of the interval of lengths `rates` that u falls in; len(rates) past the last."""
+    """The index of the interval, of lengths `rates`, that contains u; len(rates) past the last."""
     return int(np.searchsorted(np.cumsum(rates), u, side="right"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What the labels leave open about one person. Every field is uniform in [0, 1); the painter
-    says what it means."""
+    """Everything about a person that the labels leave open.
+
+    Every field is uniform in [0, 1); the painting functions define its meaning.
+    """
 
     skin: float
     skin_hue: float

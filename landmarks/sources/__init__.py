@@ -1,6 +1,9 @@
-"""Where faces come from. A source lists its faces with their labels at once, which checks every
-label before anything is written, and hands out the image bytes one face at a time, which the
-worker processes do.
+"""The sources of faces, one module for each value of `--source`.
+
+A source lists all faces with their labels at once, so that every label is checked before anything
+is written; its reader then reads the image of one face at a time, in the worker processes. Read
+`base` first (the types), then `label_files` and `readers` (what several sources share), then any
+source: `csv` for your own faces, `drawn`, `celeba`, `lfwa` with `matlab`, and `tfds`.
 """
 
 from __future__ import annotations
@@ -25,4 +28,4 @@ SOURCES: Mapping[str, Callable[[epath.Path | None, int | None, int], Source]] = 
     "csv": read_csv,
     "tfds": read_tfds,
 }
-"""What `--source` chooses from. Called with the folder, `--limit` and `--seed`."""
+"""Value of `--source` -> function of the folder, `--limit` and `--seed`."""

@@ -1,4 +1,4 @@
-"""What a source is."""
+"""The types that every source is made of: a face, a reader and the list of all faces."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ class SourceFace(NamedTuple):
     """One face of a source.
 
     Attributes:
-      key: names the face, unique in the data set.
-      labels: what is known about it; None if the reader makes them.
-      image: what the reader fetches: a path in the source, equal to the key unless an image has
-        several faces.
-      box: where the labelled face is, in pixels of the upright image, a pixel's center having whole
-        coordinates; None if the source does not say.
+      key: Name of the face, unique in the data set.
+      labels: Its labels; None if the reader provides them.
+      image: Path of the image in the source, equal to the key unless an image has several faces.
+      box: Left, top, right, bottom of the labelled face in pixels of the upright image, where pixel
+        centers have integer coordinates; None if the source has no box.
     """
 
     key: str
@@ -37,9 +36,11 @@ class SourceFace(NamedTuple):
 
 
 class Reader(Protocol):
-    """Fetches a face; picklable, so that worker processes can hold it.
+    """Reads the image bytes and the labels of a face; picklable, to be sent to worker processes.
 
-    Raises OSError or ValueError if the file cannot be read.
+    Raises:
+      OSError: If the file cannot be read.
+      ValueError: If the file is damaged.
     """
 
     def __call__(self, face: SourceFace) -> tuple[bytes, Labels]: ...
@@ -50,17 +51,17 @@ class Source:
     """All faces of a source.
 
     Attributes:
-      name: what `--source` calls it.
-      attribute_set: names and groups of the A attributes.
-      keys: the N keys.
-      labels: 1 yes, 0 no, -1 unknown; None if the reader makes them.
-      splits: split name -> indices into `keys`, ascending; no split is empty.
-      reader: fetches the image and the labels of a face.
-      fallback_box: where a face is taken to be when none is found, in fractions of the image.
-      images: the image each of the N faces is in; None if the keys name the images.
-      boxes: left, top, right, bottom of each face in pixels of its image, NaN where not known; None
+      name: Name of the source, the value of `--source`.
+      attribute_set: Names and groups of the A attributes.
+      keys: The N keys.
+      labels: 1 positive, 0 negative, -1 unknown; None if the reader provides the labels.
+      splits: Split name -> indices into `keys`, ascending; no split is empty.
+      reader: Reads the image and the labels of a face.
+      fallback_box: Where a face is taken to be if none is found, in fractions of the image.
+      images: The image of each of the N faces; None if the keys name the images.
+      boxes: Left, top, right, bottom of each face in pixels of its image, NaN where unknown; None
         if the source has no boxes.
-      made_from: what the reader makes labels from, or a hash of it, for `digest`.
+      made_from: Text or hash that determines the labels the reader provides, for `digest`.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Source:
     made_from: str = ""
 
     def faces(self, indices: Int64[np.ndarray, " chosen"]) -> list[SourceFace]:
-        """The faces at some positions in `keys`."""
+        """The faces at the given positions in `keys`."""
         return [
             SourceFace(
                 key=self.keys[i],
@@ -93,7 +94,7 @@ class Source:
         return left, top, right, bottom
 
     def digest(self) -> str:
-        """A SHA-256 over all of it but the images' bytes: equal for equal label files."""
+        """SHA-256 over everything except the image bytes; equal label files have equal digests."""
         digest = hashlib.sha256(self.attribute_set.to_json().encode())
         digest.update("\n".join(self.keys).encode())
         digest.update(self.made_from.encode())
@@ -108,7 +109,7 @@ class Source:
         return digest.hexdigest()
 
     def limited(self, limit: int) -> Source:
-        """A source of at most `limit` of the faces, spread evenly over all of them."""
+        """This source reduced to at most `limit` faces, spread evenly over all of them."""
         total = len(self.keys)
         if limit >= total:
             return self
@@ -128,23 +129,23 @@ class Source:
 
 
 def existing_folder(data_dir: epath.Path | None, source: str) -> epath.Path:
-    """The folder that `--data_dir` must name."""
+    """Checks that `--data_dir` names a folder and returns it."""
     if data_dir is None:
-        raise ValueError(f"--source={source} needs --data_dir, the folder it is in")
+        raise ValueError(f"--source={source} needs --data_dir, the folder of its files")
     if not data_dir.is_dir():
-        raise FileNotFoundError(f"there is no folder {data_dir}")
+        raise FileNotFoundError(f"there is no folder {data_dir}: check --data_dir")
     return data_dir
 
 
 def find(folder: epath.Path, source: str, *names: str) -> epath.Path:
-    """The first of several files or folders that is there; the log names the others that are."""
+    """The first of several files or folders that exists; the log names the others that exist."""
     there = [folder / name for name in names if (folder / name).exists()]
     if not there:
         raise FileNotFoundError(
             f"--source={source} needs {' or '.join(names)}, which is not in {folder}"
         )
     for ignored in there[1:]:
-        logging.info("%s is read, and %s is not", there[0], ignored)
+        logging.info("using %s and ignoring %s", there[0], ignored)
     return there[0]
 
 

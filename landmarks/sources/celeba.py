@@ -1,4 +1,4 @@
-"""CelebA, in the layouts it is found in."""
+"""CelebA, in the layouts in which it is distributed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data.schema import NO, UNKNOWN, YES
 
 # The authors' download has the folders Anno, Eval and Img; most copies are flat. The official form
-# comes before the CSV form.
+# takes precedence over the CSV form.
 LABELS = ("list_attr_celeba.txt", "Anno/list_attr_celeba.txt", "list_attr_celeba.csv")
 PARTITION = ("list_eval_partition.txt", "Eval/list_eval_partition.txt", "list_eval_partition.csv")
-# A popular download holds the folder twice, one in the other: the inner one is meant.
+# One common download holds the folder twice, one in the other, with the images in the inner one.
 IMAGES = (
     "img_align_celeba/img_align_celeba",
     "img_align_celeba",
@@ -41,23 +41,22 @@ _VALUES: Mapping[str, int] = {"1": YES, "-1": NO, "0": UNKNOWN}
 
 
 def read_celeba(data_dir: epath.Path | None, limit: int | None, seed: int) -> Source:
-    """CelebA as officially distributed, or in the widespread CSV form.
+    """Reads CelebA as officially distributed, or in the common CSV form.
 
     DIR/img_align_celeba/000001.jpg ...   the aligned images, of any size
     DIR/list_attr_celeba.txt              count, names, then a row of 1 and -1 for each image
     DIR/list_eval_partition.txt           a row with 0 train, 1 validation or 2 test for each
 
     `list_attr_celeba.csv` (header `image_id`, then the names) and `list_eval_partition.csv` (header
-    `image_id,partition`) stand in for a text file that is not there, and `img_align_celeba.zip`
-    for the folder.
+    `image_id,partition`) replace a missing text file, and `img_align_celeba.zip` a missing folder.
 
-    CelebA never has a 0. A column that is 0 in every row is unknown throughout, as `drawing.faces`
-    writes the attributes it does not draw; any other 0 is an error.
+    The real CelebA has no 0. A column that is 0 in every row is unknown for every face, which is
+    how `drawing.faces` writes the attributes it does not draw; any other 0 is an error.
 
     Raises:
-      FileNotFoundError: if one of the three is missing.
-      LabelError: if the two files do not name the same images once each, or a row is malformed.
-      ValueError: if the zip file is none.
+      FileNotFoundError: If one of the three is missing.
+      LabelError: If the two files do not name the same images once each, or a row is malformed.
+      ValueError: If the zip file cannot be read.
     """
     folder = existing_folder(data_dir, "celeba")
     labels_path = find(folder, "celeba", *LABELS)
@@ -78,7 +77,7 @@ def read_celeba(data_dir: epath.Path | None, limit: int | None, seed: int) -> So
 
 
 def _read_labels(path: epath.Path) -> tuple[AttributeSet, dict[str, int], np.ndarray]:
-    """The attributes, the line each image is on, in order, and the labels."""
+    """The attribute set, the line of each image in order of the file, and the labels."""
     is_csv = path.suffix == ".csv"
     rows = csv_rows(path) if is_csv else spaced_rows(path)
     line, first = next(rows, (1, []))
@@ -105,7 +104,7 @@ def _read_labels(path: epath.Path) -> tuple[AttributeSet, dict[str, int], np.nda
     if not table:
         raise LabelError(path, "no image follows the attribute names", line=line)
     if count is not None and count != str(len(first_line)):
-        problem = f"says there are {count[:20] or 0} images, but {len(first_line)} rows follow"
+        problem = f"the count says {count[:20] or 0} images, but {len(first_line)} rows follow"
         raise LabelError(path, problem, line=1)
     labels = np.frombuffer(table, np.int8).reshape(-1, len(names))
     unknown = labels == UNKNOWN
@@ -121,7 +120,7 @@ def _read_labels(path: epath.Path) -> tuple[AttributeSet, dict[str, int], np.nda
 def _read_partition(
     path: epath.Path, labels_path: epath.Path, labelled: Mapping[str, int]
 ) -> dict[str, str]:
-    """Image name -> split, for exactly the labelled images."""
+    """Image name -> split, checking that exactly the labelled images are listed."""
     rows = csv_rows(path) if path.suffix == ".csv" else spaced_rows(path)
     if path.suffix == ".csv":
         line, header = next(rows, (1, []))
@@ -146,5 +145,5 @@ def _read_partition(
 
 
 def _reader(path: epath.Path, keys: Sequence[str]) -> Reader:
-    """Reads the images from the folder or the zip file."""
+    """A reader of the images in the folder or the zip file."""
     return FileReader(str(path)) if path.is_dir() else ZipReader(str(path), zip_folder(path, keys))

@@ -1,4 +1,4 @@
-"""One's own faces, listed in a table."""
+"""Your own faces, listed in a CSV table."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ IMAGES = "images"
 GROUPS = "groups.json"
 BOX_COLUMNS = ("left", "top", "right", "bottom")
 
-# What can stand in TFDS's file names and split arithmetic, in which `all` has a meaning of its own.
+# Names allowed in TFDS's file names and split arithmetic, where `all` has a meaning of its own.
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
-_FARTHEST = 1e6  # Pixels: beyond any image, and to a tenth of a pixel exact in float32.
+_FARTHEST = 1e6  # Pixels; beyond any image, and float32 is still exact to a tenth of a pixel.
 _EMPTY = -2
 _VALUES: Mapping[str, int] = {"1": 1, "0": 0, "-1": -1, "": _EMPTY}
 
 
 def read_csv(data_dir: epath.Path | None, limit: int | None, seed: int) -> Source:
-    """One's own faces.
+    """Reads a table of your own faces.
 
     DIR/attributes.csv    columns image, split, then one column for each attribute
     DIR/images/           the images, at the paths in column image (without images/, in DIR)
     DIR/groups.json       optional: attribute name -> one of the eight groups
 
-    Attributes are 1 yes, 0 no, -1 or nothing unknown. A file without a single 0 is taken to say
-    1 yes, -1 no, as CelebA does; the log states which of the two it is.
+    Labels are 1 positive, 0 negative, -1 or empty unknown. A file without any 0 is read as
+    1 positive, -1 negative, empty unknown, as in CelebA; the log says which convention applies.
 
-    With the columns left, top, right, bottom after split, an image may come in several rows, one
-    for each face, and the keys are IMAGE#1, IMAGE#2, ... in the order of the rows. The four say
-    where the face is; they may be empty if it is the only one of its image.
+    With the columns left, top, right, bottom after split, an image may have several rows, one for
+    each face, and the keys are IMAGE#1, IMAGE#2, ... in the order of the rows. The four columns are
+    the face's box in pixels; they may be empty if the image has only one face.
 
     Raises:
-      FileNotFoundError: if there is no `attributes.csv`.
-      LabelError: if a row is malformed, a face comes twice, or `groups.json` names what is not
-        there.
+      FileNotFoundError: If there is no `attributes.csv`.
+      LabelError: If a row is malformed, a face is listed twice, or `groups.json` names an unknown
+        attribute or group.
     """
     folder = existing_folder(data_dir, "csv")
     path = find(folder, "csv", LABELS)
@@ -70,7 +70,7 @@ def read_csv(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sourc
     names = header[6:] if has_boxes else header[2:]
     for name in BOX_COLUMNS:
         if name in names:
-            problem = f"a box takes the four columns {', '.join(BOX_COLUMNS)}, right after split"
+            problem = f"a box needs the four columns {', '.join(BOX_COLUMNS)}, right after split"
             raise LabelError(path, problem, line=line, column=name)
     attribute_set = attribute_set_of(path, line, names, _read_groups(folder / GROUPS, names))
 
@@ -104,7 +104,7 @@ def read_csv(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sourc
         name="csv",
         attribute_set=attribute_set,
         keys=keys,
-        labels=_yes_no_unknown(path, np.frombuffer(labels, np.int8).reshape(-1, len(names))),
+        labels=_labels(path, np.frombuffer(labels, np.int8).reshape(-1, len(names))),
         splits=by_split(parts),
         reader=FileReader(str(folder_of_images if folder_of_images.is_dir() else folder)),
         fallback_box=LFW_BOX,
@@ -125,49 +125,55 @@ def _box(path: epath.Path, line: int, fields: Sequence[str]) -> Box | None:
         sides.append(float(np.float32(field)))
     left, top, right, bottom = sides
     if right <= left:
-        raise LabelError(path, f"{right:g} is not beyond {left:g}", line=line, column="right")
+        raise LabelError(
+            path, f"{right:g} is not greater than left, {left:g}", line=line, column="right"
+        )
     if bottom <= top:
-        raise LabelError(path, f"{bottom:g} is not beyond {top:g}", line=line, column="bottom")
+        raise LabelError(
+            path, f"{bottom:g} is not greater than top, {top:g}", line=line, column="bottom"
+        )
     return left, top, right, bottom
 
 
 def _count_face(
     path: epath.Path, line: int, image: str, box: Box | None, earlier: dict[Box | None, int]
 ) -> int:
-    """The number of a face in its image. `earlier` are the lines of those before it, by box."""
+    """The number of a face in its image. `earlier` maps the boxes before it to their lines."""
     problem = None
     if not image:
         problem = "the image's name is empty"
     elif earlier and (box is None or None in earlier):
         problem = f"{image} has several faces, so each needs its box"
     elif box in earlier:
-        problem = f"{image} came before with the same box, on line {earlier[box]}"
+        problem = f"{image} already appears with the same box on line {earlier[box]}"
     if problem is not None:
         raise LabelError(path, problem, line=line, column="image")
     earlier[box] = line
     return len(earlier)
 
 
-def _yes_no_unknown(path: epath.Path, table: np.ndarray) -> Int8[np.ndarray, "faces attributes"]:
-    """Brings either reading of the values to `YES`, `NO` and `UNKNOWN`."""
+def _labels(path: epath.Path, table: np.ndarray) -> Int8[np.ndarray, "faces attributes"]:
+    """Converts the values of either convention to `YES`, `NO` and `UNKNOWN`."""
     if (table == 0).any():
-        logging.info("%s: attributes are 1 yes, 0 no, -1 or nothing unknown", path)
+        logging.info("%s: labels are 1 positive, 0 negative, -1 or empty unknown", path)
     else:
-        logging.info("%s: no 0 in it, so attributes are 1 yes, -1 no, nothing unknown", path)
+        logging.info(
+            "%s: contains no 0, so labels are 1 positive, -1 negative, empty unknown", path
+        )
         table = np.where(table == -1, np.int8(NO), table)
     return np.where(table == _EMPTY, np.int8(UNKNOWN), table)
 
 
 def _read_groups(path: epath.Path, names: Sequence[str]) -> dict[str, list[str]] | None:
-    """The attributes of each group: as the file says, the others as usual. None without a file."""
+    """Group -> attributes, from the file or else from CelebA's groups; None without a file."""
     if not path.exists():
         return None
     try:
-        # Objects as tuples of pairs, in which a name that repeats is still there twice.
+        # Objects as tuples of pairs, which keep a repeated name.
         tree = json.loads(text_of(path), object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
         raise LabelError(path, f"not JSON: {error.msg}", line=error.lineno) from error
-    except (ValueError, RecursionError) as error:  # A number of 5,000 digits, brackets as many.
+    except (ValueError, RecursionError) as error:  # 5,000 digits, or as many brackets.
         raise LabelError(path, f"not JSON: {error}") from error
     if not isinstance(tree, tuple):
         raise LabelError(path, 'expected {"ATTRIBUTE": "GROUP", ...}')
@@ -177,9 +183,9 @@ def _read_groups(path: epath.Path, names: Sequence[str]) -> dict[str, list[str]]
         if name not in names:
             raise LabelError(path, f"{LABELS} has no attribute {name!r}{did_you_mean(name, names)}")
         if name in claimed:
-            raise LabelError(path, f"{name!r} comes twice")
+            raise LabelError(path, f"{name!r} is listed twice")
         if group not in REGIONS:
-            problem = f"{group!r} is none of the groups {', '.join(REGIONS)}"
+            problem = f"{group!r} is not one of the groups {', '.join(REGIONS)}"
             raise LabelError(
                 path, problem + did_you_mean(str(group), REGIONS), attribute=repr(name)
             )

@@ -1,4 +1,4 @@
-"""Faces that the program draws."""
+"""Faces drawn by a program, so that everything runs without a download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mgmtn_jax.attributes import CELEBA
 
 @dataclasses.dataclass(frozen=True)
 class DrawnReader:
-    """Draws the face the key numbers: the bytes `drawing.faces.write_celeba_layout` would write."""
+    """Draws the face whose number is its key, as `drawing.faces.write_celeba_layout` writes it."""
 
     seed: int
 
@@ -25,11 +25,11 @@ class DrawnReader:
 
 
 def read_drawn(data_dir: epath.Path | None, limit: int | None, seed: int) -> Source:
-    """Faces 0 to `limit` - 1 of the drawn collection `seed`; nothing is read."""
+    """Lists faces 0 to `limit` - 1 of the drawn collection `seed`, by default 1,000."""
     if data_dir is not None:
         raise ValueError("--source=drawn reads no folder: leave --data_dir out")
     count = 1000 if limit is None else limit
-    # The first face stands for the program that draws them all.
+    # The first face identifies the version of the drawing program.
     image, labels = face_jpeg(seed, 0)
     return Source(
         name="drawn",

@@ -1,4 +1,4 @@
-"""Label files, read so that every mistake in them is an error that says where it is."""
+"""Reading and checking label files: every mistake is an error that says where it is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mgmtn_jax.attributes import AttributeSet
 
 
 class LabelError(ValueError):
-    """A label file is wrong. The message names the file and the place in it.
+    """A mistake in a label file. The message names the file and the place in it.
 
     Args:
-      path: the file.
-      problem: what is wrong, without a period.
-      **where: the place, from the whole to the part: `line=3, column="Male"`.
+      path: The file.
+      problem: The mistake, without a period.
+      **where: The place, from the outer to the inner: `line=3, column="Male"`.
     """
 
     def __init__(self, path: epath.Path, problem: str, **where: object) -> None:
@@ -26,7 +26,7 @@ class LabelError(ValueError):
 
 
 def bytes_of(path: epath.Path) -> bytes:
-    """The contents of a file. What cannot be read, such as a folder, is a `LabelError`."""
+    """The contents of a file. Raises `LabelError` if it cannot be read, for example a folder."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -34,7 +34,7 @@ def bytes_of(path: epath.Path) -> bytes:
 
 
 def text_of(path: epath.Path) -> str:
-    """UTF-8 text, with or without a byte order mark."""
+    """The contents of a UTF-8 text file, with or without a byte order mark."""
     data = bytes_of(path)
     try:
         text = data.decode("utf-8-sig")
@@ -48,7 +48,7 @@ def text_of(path: epath.Path) -> str:
 
 
 def csv_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty, each with the number of the line it ends on."""
+    """The non-empty rows of a CSV file, each with the number of the line it ends on."""
     reader = csv.reader(io.StringIO(text_of(path), newline=""), strict=True)
     try:
         for fields in reader:
@@ -59,7 +59,7 @@ def csv_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def spaced_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
-    """The words of each line, CRLF or LF, up to the last that has any, with the line's number."""
+    """The words of each line of a text file with its number, without empty lines at the end."""
     for number, line in enumerate(text_of(path).rstrip().split("\n"), start=1):
         yield number, line.split()
 
@@ -70,7 +70,7 @@ def attribute_set_of(
     names: Sequence[str],
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> AttributeSet:
-    """The set a header names, which must name each attribute once."""
+    """The attribute set of a header, checking that it names each attribute once."""
     seen = set()
     for name in names:
         if not name or name in seen:
@@ -83,12 +83,12 @@ def attribute_set_of(
 
 
 def check_count(path: epath.Path, line: int, names: Sequence[str], found: int) -> None:
-    """Compares the number of values of a row with the header's."""
+    """Checks that a row has as many values as the header has names."""
     if found < len(names):
-        problem = f"the row ends before it, {found} of {len(names)} values are there"
+        problem = f"the row ends before this column, with {found} of {len(names)} values"
         raise LabelError(path, problem, line=line, column=names[found])
     if found > len(names):
-        problem = f"{found} values, the header has {len(names)} columns for them"
+        problem = f"{found} values, but the header has {len(names)} columns for them"
         raise LabelError(path, problem, line=line)
 
 
@@ -99,7 +99,7 @@ def values_of(
     fields: Sequence[str],
     values: Mapping[str, int],
 ) -> list[int]:
-    """Translates the attribute values of a row."""
+    """Converts the attribute values of a row to numbers."""
     try:
         return [values[field] for field in fields]
     except KeyError:
@@ -109,10 +109,10 @@ def values_of(
 
 
 def check_unique(path: epath.Path, line: int, key: str, first_line: dict[str, int]) -> None:
-    """Notes the line of a key that must not have come before."""
+    """Checks that a key is new, and records its line."""
     if not key:
         raise LabelError(path, "the image's name is empty", line=line, column="image")
     if key in first_line:
-        problem = f"{key} came before, on line {first_line[key]}"
+        problem = f"{key} already appears on line {first_line[key]}"
         raise LabelError(path, problem, line=line, column="image")
     first_line[key] = line

@@ -16,7 +16,7 @@ from landmarks.sources.base import Labels, SourceFace
 
 @dataclasses.dataclass(frozen=True)
 class FileReader:
-    """Reads images from files; `SourceFace.image` is the path, from `folder` if it is relative."""
+    """Reads images from files; `SourceFace.image` is the path, relative to `folder` or absolute."""
 
     folder: str
 
@@ -27,9 +27,13 @@ class FileReader:
 
 @dataclasses.dataclass(frozen=True)
 class ZipReader:
-    """Reads images straight out of a zip file; `SourceFace.image` is the path from `folder` in it.
+    """Reads images out of a zip file without unpacking it.
 
-    A process opens the file at its first image, which reads the list of what is in it.
+    Each process opens the file at its first image, which reads the table of contents.
+
+    Attributes:
+      path: The zip file.
+      folder: Folder in the zip file that `SourceFace.image` is relative to.
     """
 
     path: str
@@ -39,14 +43,14 @@ class ZipReader:
         assert face.labels is not None
         member = _member(self.folder, face.image)
         with _lock:
-            # By process, because a forked one would share its parent's position in the file.
+            # One per process: a forked process would share its parent's position in the file.
             opened = (os.getpid(), self.path)
             if opened not in _open_files:
                 _open_files[opened] = _as_zip(epath.Path(self.path).open("rb"), self.path)
             try:
                 return _open_files[opened].read(member), face.labels
-            except Exception as error:  # A damaged member raises whatever its bytes lead to.
-                problem = "it is not there" if isinstance(error, KeyError) else str(error)
+            except Exception as error:  # A damaged member raises errors of any type.
+                problem = "not in the zip file" if isinstance(error, KeyError) else str(error)
                 raise ValueError(f"{member} in {os.path.basename(self.path)}: {problem}") from error
 
 
@@ -55,10 +59,10 @@ _open_files: dict[tuple[int, str], zipfile.ZipFile] = {}
 
 
 def zip_folder(path: epath.Path, images: Sequence[str]) -> str:
-    """The folder of a zip file that holds the images, judged by the first hundred of them.
+    """The folder in a zip file that holds most of the first hundred images.
 
     Raises:
-      ValueError: if it is no zip file.
+      ValueError: If the zip file cannot be read.
     """
     with path.open("rb") as file:
         names = set(_as_zip(file, str(path)).namelist())
@@ -73,7 +77,7 @@ def zip_folder(path: epath.Path, images: Sequence[str]) -> str:
 def _as_zip(file: BinaryIO, path: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
-    except Exception as error:  # As above.
+    except Exception as error:  # A damaged file raises errors of any type.
         raise ValueError(f"{path} is not a zip file that can be read: {error}") from error
 
 

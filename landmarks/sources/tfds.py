@@ -1,4 +1,4 @@
-"""CelebA as TensorFlow Datasets prepares it, read without TensorFlow."""
+"""CelebA prepared by TensorFlow Datasets, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from mgmtn_jax.data.schema import NO, YES
 from mgmtn_jax.data.tfrecord import CorruptRecordError, TFRecordSource
 
 INFO, FEATURES = "dataset_info.json", "features.json"
-# From DIR to the folder of one version: the folder itself, that of its data set, and two above.
+# From DIR to a version's folder: DIR is that folder, its data set's folder, or one of two above.
 _VERSIONS = (".", "*", "celeb_a/*", "*/celeb_a/*")
 
 
 class _Records(Protocol):
-    """Serialized `tf.train.Example`s by position; picklable, and safe to read in many threads."""
+    """Serialized `tf.train.Example`s by position; picklable, and safe to read from many threads."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int, /) -> bytes: ...
@@ -42,19 +42,19 @@ _FORMATS: Mapping[str, Callable[[Sequence[str]], _Records]] = {
 
 
 def read_tfds(data_dir: epath.Path | None, limit: int | None, seed: int) -> Source:
-    """The data set `celeb_a` of TensorFlow Datasets, prepared as ArrayRecord or TFRecord files.
+    """Reads `celeb_a` of TensorFlow Datasets, prepared as ArrayRecord or TFRecord files.
 
     DIR/dataset_info.json, DIR/features.json, DIR/celeb_a-train.array_record-00000-of-00016 ...
 
-    DIR is the folder of a version, or one above in which there is only one: `celeb_a/2.1.0`,
-    `celeb_a`, `tensorflow_datasets` or its parent. Any data set will do that has a feature `image`
-    and truth values under `attributes`. Its records hold no file name, so the keys are
-    train-000000, train-000001 and so on, as `train[0]` counts them.
+    DIR is the folder of a version, or a folder above that holds only one: `celeb_a/2.1.0`,
+    `celeb_a`, `tensorflow_datasets` or its parent. Any data set works that has a feature `image`
+    and booleans under `attributes`. The records hold no file names, so the keys are train-000000,
+    train-000001 and so on, in the order of `train[0]`, `train[1]`.
 
     Raises:
-      FileNotFoundError: if there is no prepared data set, or a file of it is missing.
-      LabelError: if the metadata are not those of such a data set, or a file is damaged or has too
-        few or too many records.
+      FileNotFoundError: If there is no prepared data set, or one of its files is missing.
+      LabelError: If the metadata are not those of such a data set, a file is damaged, or the number
+        of records is wrong.
     """
     folder = _version_folder(existing_folder(data_dir, "tfds"))
     logging.info("data set: %s", folder)
@@ -64,7 +64,7 @@ def read_tfds(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sour
         names = _attribute_names(info.features)
         open_records = _FORMATS[info.file_format.value]
         splits = {name: split for name, split in info.splits.items() if split.num_examples}
-    except Exception as error:  # TFDS raises whatever damaged metadata lead to.
+    except Exception as error:  # Damaged metadata lead to errors of any type.
         problem = f"not the metadata of a prepared celeb_a: {error}"
         raise LabelError(folder / INFO, problem) from error
     records: dict[str, _Records] = {}
@@ -74,7 +74,7 @@ def read_tfds(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sour
         except (ValueError, RuntimeError) as error:
             raise LabelError(folder, f"a file is damaged: {error}", split=name) from error
         if len(records[name]) != split.num_examples:
-            problem = f"{len(records[name])} records, {INFO} says {split.num_examples}"
+            problem = f"{len(records[name])} records, but {INFO} says {split.num_examples}"
             raise LabelError(folder, problem, split=name)
     return Source(
         name="tfds",
@@ -90,7 +90,7 @@ def read_tfds(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sour
 
 @dataclasses.dataclass(frozen=True)
 class RecordReader:
-    """Reads image and labels from the record that the key numbers."""
+    """Reads image and labels from the record whose split and index are the key."""
 
     records: Mapping[str, _Records]
     names: Sequence[str]
@@ -101,26 +101,27 @@ class RecordReader:
             data = self.records[split][int(index)]
             feature = tf_example_pb2.Example.FromString(data).features.feature
             (image,) = feature["image"].bytes_list.value
-            labels = [_truth(feature[f"attributes/{name}"]) for name in self.names]
-        except CorruptRecordError as error:  # Its path differs from machine to machine.
+            labels = [_label(feature[f"attributes/{name}"]) for name in self.names]
+        except CorruptRecordError as error:  # Without the path, which differs between machines.
             raise ValueError(error.reason) from error
         except (RuntimeError, DecodeError) as error:
             raise ValueError(f"the record is damaged: {error}") from error
         return image, np.array(labels, np.int8)
 
 
-def _truth(feature: tf_example_pb2.Feature) -> int:
+def _label(feature: tf_example_pb2.Feature) -> int:
     (value,) = feature.int64_list.value
     return YES if value else NO
 
 
 def _version_folder(folder: epath.Path) -> epath.Path:
-    """The one folder of a prepared version in `folder`."""
+    """The folder of the only prepared version in or below `folder`."""
     for pattern in _VERSIONS:
         found = sorted(path.parent for path in folder.glob(f"{pattern}/{INFO}"))
         if len(found) > 1:
             raise ValueError(
-                f"{folder} holds several data sets, choose one: {', '.join(map(str, found))}"
+                f"{folder} holds several data sets: set --data_dir to one of "
+                f"{', '.join(map(str, found))}"
             )
         if found:
             return found[0]
@@ -130,13 +131,15 @@ def _version_folder(folder: epath.Path) -> epath.Path:
 
 
 def _attribute_names(features: tfds.features.FeaturesDict) -> list[str]:
-    """The truth values under `attributes`, in CelebA's order if they are CelebA's: TFDS's own order
-    is that of the alphabet."""
+    """The booleans under `attributes`, CelebA's first in CelebA's order, then others by name.
+
+    TFDS itself sorts them by name.
+    """
     if not isinstance(features["image"], tfds.features.Image):
-        raise ValueError("feature image is no image")
+        raise ValueError("feature image is not an image")
     for name, feature in sorted(features["attributes"].items()):
         if feature.np_dtype != np.bool_ or feature.shape:
-            raise ValueError(f"feature attributes/{name} is no truth value")
+            raise ValueError(f"feature attributes/{name} is not a boolean")
     names = sorted(features["attributes"])
     usual = [name for name in CELEBA_ATTRIBUTES if name in names]
     return usual + [name for name in names if name not in usual]

@@ -44,7 +44,7 @@ def start(out_dir, *flags, module="landmarks.precompute"):
 
 
 def ended(process, status=0):
-    """Waits for a run and returns what it said."""
+    """Waits for a run to end and returns its log."""
     _, log = process.communicate(timeout=300)
     assert process.returncode == status, f"status {process.returncode}\n{log}"
     assert status == 0 or "Traceback" not in log, log
@@ -57,7 +57,7 @@ def precompute(out_dir, *flags, status=0):
 
 @functools.cache
 def uninterrupted():
-    """The drawn faces, made without trouble by two workers. Do not write into it."""
+    """The data set of the drawn faces from an uninterrupted run of two workers. Read only."""
     _keep.append(tempfile.TemporaryDirectory())
     folder = Path(_keep[-1].name) / "faces"
     log = precompute(folder, *DRAWN, "--num_workers=2")

@@ -1,10 +1,11 @@
-"""Small sources in the file formats of the large ones."""
+"""Writers of small sources in the file formats of the real data sets."""
 
 import io
 import zipfile
 
 import h5py
 import numpy as np
+import scipy.io
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
@@ -24,8 +25,11 @@ def write_zip(path, members):
 
 
 def write_mat(path, **variables):
-    """A MATLAB 7.3 file: HDF5 behind 512 bytes of MATLAB's own, matrices transposed, cells of text
-    as references to UTF-16 columns."""
+    """Writes a MATLAB 7.3 file.
+
+    That is HDF5 after MATLAB's 512-byte header, with matrices transposed and cells of text as
+    references to UTF-16 columns.
+    """
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, value in variables.items():
             if isinstance(value[0], str):
@@ -40,13 +44,24 @@ def write_mat(path, **variables):
         file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\0\2IM")
 
 
+def write_old_mat(path, *, compress=False, **variables):
+    """Writes a MATLAB file of version 6, or of version 7 if compressed."""
+    for name, value in variables.items():
+        if isinstance(value[0], str):
+            cells = variables[name] = np.empty((len(value), 1), object)
+            cells[:, 0] = value
+        else:
+            variables[name] = np.asarray(value, np.float64)
+    scipy.io.savemat(path, variables, do_compression=compress)
+
+
 def write_tfds(data_dir, faces, file_format):
-    """A `celeb_a` in `data_dir`, as TFDS prepares it.
+    """Writes a `celeb_a` as TFDS prepares it.
 
     Args:
-      data_dir: the folder above `celeb_a`.
-      faces: split -> list of (image bytes, {attribute: truth value}).
-      file_format: `array_record`, or `tfrecord`, for which TFDS itself would take TensorFlow.
+      data_dir: Folder above `celeb_a`.
+      faces: Split -> list of (image bytes, {attribute: boolean}).
+      file_format: `array_record`, or `tfrecord`, for which TFDS itself would need TensorFlow.
     """
     names = next(iter(faces.values()))[0][1]
     features = tfds.features.FeaturesDict(
