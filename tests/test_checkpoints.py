@@ -2,18 +2,26 @@
 
 import copy
 import json
+import math
 import shutil
 import subprocess
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
+from tensorboard.backend.event_processing import event_file_loader
 
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.runs import manifest
 from mgmtn_jax.runs.checkpoints import Checkpoints, folder, load_metadata, load_model
 from mgmtn_jax.runs.history import MetricWriter, read_history
-from mgmtn_jax.runs.workdir import differing_fields, run_metadata
+from mgmtn_jax.runs.workdir import (
+    claim_workdir,
+    complete_config,
+    differing_fields,
+    run_metadata,
+)
 from tests.helpers.tiny import tiny_config
 
 
@@ -53,7 +61,7 @@ def two_steps(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("two_steps")
     checkpoints = _open(workdir)
     for step in (1, 2):
-        checkpoints.save(step, _state(step), {"saved": step}, {"accuracy": 90.0})
+        checkpoints.save(step, _state(step), {"config": {}, "saved": step}, {"accuracy": 90.0})
     checkpoints.close()
     return workdir
 
@@ -99,6 +107,33 @@ def test_a_save_that_was_cut_off_is_set_aside(two_steps, tmp_path):
     assert [path.name for path in checkpoints.iterdir()] == ["unfinished-1"]
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 100])
+def test_torn_manifest_means_an_unfinished_checkpoint(kept_bytes, two_steps, tmp_path, caplog):
+    """Older versions did not write the manifest atomically."""
+    checkpoints = shutil.copytree(two_steps, tmp_path / "run") / "checkpoints"
+    shutil.rmtree(checkpoints / "1")
+    path = checkpoints / "2" / manifest.FILE_NAME
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
+        load_metadata(tmp_path / "run")
+    _open(tmp_path / "run").close()
+    assert "was never finished" in caplog.text
+    assert [path.name for path in checkpoints.iterdir()] == ["unfinished-2"]
+
+
+def test_killed_while_writing_the_manifest_leaves_none(two_steps, tmp_path, monkeypatch):
+    step = shutil.copytree(two_steps / "checkpoints" / "2", tmp_path / "2")
+    (step / manifest.FILE_NAME).unlink()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        manifest.write(epath.Path(step))
+    assert not (step / manifest.FILE_NAME).exists()
+
+
 def test_resuming_and_evaluating_fall_back_to_the_step_before(two_steps, tmp_path, caplog):
     intact = two_steps / "checkpoints" / "2"
     files = [path.relative_to(intact) for path in intact.rglob("*") if path.is_file()]
@@ -107,7 +142,7 @@ def test_resuming_and_evaluating_fall_back_to_the_step_before(two_steps, tmp_pat
         shutil.copytree(two_steps, workdir)
         _flip(workdir / "checkpoints" / "2" / name)
         caplog.clear()
-        assert load_metadata(workdir)[1] == {"saved": 1}
+        assert load_metadata(workdir)[1]["saved"] == 1
         assert "checkpoints/2 is damaged" in caplog.text
         assert _restored_step(workdir) == 1
         assert "moved to damaged-2" in caplog.text
@@ -115,7 +150,7 @@ def test_resuming_and_evaluating_fall_back_to_the_step_before(two_steps, tmp_pat
     shutil.copytree(two_steps, tmp_path / "intact")
     assert _restored_step(tmp_path / "intact") == 2
     _flip(workdir / "checkpoints" / "1" / "_CHECKPOINT_METADATA")
-    with pytest.raises(ValueError, match="none of the 1 checkpoints"):
+    with pytest.raises(ValueError, match="none of the 1 finished checkpoints"):
         _open(workdir)
 
 
@@ -141,6 +176,77 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "6", "7"]
     with pytest.raises(ValueError, match="keep=1"):
         _open(tmp_path, keep=1)
+
+
+def test_undefined_accuracy_is_never_the_best(tmp_path):
+    checkpoints = _open(tmp_path, keep=2, keep_best=1)
+    assert not checkpoints.is_best(math.nan)
+    for step, accuracy in enumerate([math.nan, 80.0, math.nan, math.nan, math.nan], start=1):
+        checkpoints.save(step, _state(step), {}, {"accuracy": accuracy})
+    checkpoints.save(6, _state(6), {}, {})
+    checkpoints.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "5", "6"]
+    assert not (tmp_path / "checkpoints" / "5" / "metrics").exists()  # JSON, which has no NaN
+
+
+def test_metrics_file_holds_no_nan(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "validation", "accuracy": NaN}\n')
+    writer = MetricWriter(tmp_path, 1)
+    writer.write(2, "validation", {"accuracy": math.nan, "mask_iou": 50.0, "loss": math.inf})
+    writer.close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [
+        '{"step": 1, "split": "validation"}',
+        '{"step": 2, "split": "validation", "mask_iou": 50.0}',
+    ]
+
+
+def test_metrics_behind_a_url_are_written_whole(bucket, monkeypatch):
+    """An object store has no append: opening for it starts the object anew."""
+    (bucket / "metrics.jsonl").write_text(
+        '{"step": 1, "split": "train", "loss": 3.0}\n{"step": 2, "split": "train", "loss": 2.0}\n'
+    )
+    writer = MetricWriter(bucket, 1)
+    writer.write(2, "train", {"loss": 2.5})
+    writer.write(3, "train", {"loss": 2.25})
+    writer.flush()
+    assert [row["loss"] for row in read_history(bucket)] == [3.0, 2.5, 2.25]
+    writer.write(4, "train", {"loss": 2.125})
+    writer.close()
+    assert [row["loss"] for row in read_history(bucket)] == [3.0, 2.5, 2.25, 2.125]
+    (events,) = bucket.glob("events.out.tfevents.*")
+    steps = [event.step for event in event_file_loader.EventFileLoader(str(events)).Load()]
+    assert steps == [0, 2, 2, 3, 4]
+
+
+def test_config_of_an_older_version_is_completed():
+    stored = tiny_config().to_dict()
+    original = copy.deepcopy(stored)
+    for field in ("masks", "mask_training", "fusion", "pretrained"):
+        del stored["model"][field]
+    del stored["data"]["cache"], stored["loss"]["mask_only_fraction"], stored["evaluation"]
+    del stored["optimizer"]["trunk_scale"], stored["train"]["accumulate"], stored["train"]["ema"]
+    del stored["checkpoint"]["keep_best"]
+    completed = complete_config(stored)
+    assert completed.pop("checkpoint") == {"every_steps": 500, "keep": 2, "keep_best": 0}
+    del original["checkpoint"]
+    assert completed == original
+    saved = run_metadata(tiny_config(), CELEBA, 100)
+    assert differing_fields(saved | {"config": stored}, saved) == []
+
+
+def test_order_of_groups_makes_another_run():
+    """It is the order of the heads."""
+    saved = run_metadata(tiny_config(), CELEBA, 100)
+    current = copy.deepcopy(saved)
+    groups = current["attributes"]["groups"]
+    current["attributes"]["groups"] = dict(reversed(groups.items()))
+    assert len(differing_fields(saved, current)) == 1
+
+
+def test_damaged_config_file_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        claim_workdir(tmp_path, run_metadata(tiny_config(), CELEBA, 100))
 
 
 def test_only_fields_that_change_the_numbers_count_as_different():

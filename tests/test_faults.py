@@ -89,3 +89,24 @@ def test_a_trace_of_some_steps_is_one_flag(env, tmp_path):
     assert "trace of steps 3 to 5" in log
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert "error: --profile=5:3 is not" in Run(tmp_path, env, "--profile=5:3").ended(1)
+
+
+def test_a_trace_ends_with_the_run(env, tmp_path):
+    """At its last step, or where SIGTERM stops it; also where a resumed run starts inside it."""
+    run = Run(tmp_path, env, "--profile=3:1000")
+    run.wait_for_step(10)
+    run.process.send_signal(signal.SIGTERM)
+    log = run.ended()
+    (step,) = re.findall(r"SIGTERM: saved step (\d+)", log)
+    assert f"trace of steps 3 to {step}" in log
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
+    log = Run(tmp_path, env, "--profile=3:1000").ended()
+    assert f"trace of steps {int(step) + 1} to {NUM_STEPS}" in log
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 2
+
+
+def test_a_run_of_zero_steps_is_one_sentence(env, tmp_path):
+    flags = ("--config.train.num_steps=0", "--config.train.num_epochs=0.01")
+    log = Run(tmp_path, env, *flags).ended(1)
+    assert "error: the run has no steps: train.num_epochs=0.01 of 32 training faces" in log
+    assert not tmp_path.joinpath("config.json").exists()

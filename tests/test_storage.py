@@ -1,7 +1,9 @@
 """Files are written whole or not at all and read by ranges, here and behind a URL."""
 
 import errno
+import os
 import resource
+import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -38,6 +40,27 @@ def test_a_file_appears_only_when_it_is_whole(folder):
         other.write(b"that")
     assert names(folder) == ["f"]
     assert (folder / "f").read_bytes() == b"this"
+
+
+def test_a_durable_file_syncs_its_folder(tmp_path, monkeypatch):
+    """Only then does the rename survive a power failure."""
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda fd: synced.append(stat.S_ISDIR(os.fstat(fd).st_mode)))
+    with atomic_file(tmp_path / "f", durable=False) as file:
+        file.write(b"x")
+    assert synced == []
+    with atomic_file(tmp_path / "f") as file:
+        file.write(b"x")
+    assert synced == [False, True]
+
+
+def test_a_remote_file_is_written_in_one_piece(bucket, monkeypatch):
+    """Nothing is renamed: an object store would copy every byte."""
+    monkeypatch.setattr(Bucket, "mv", None)
+    monkeypatch.setattr(Bucket, "rename", None)
+    with atomic_file(bucket / "f") as file:
+        file.write(b"this")
+    assert (bucket / "f").read_bytes() == b"this"
 
 
 def test_ranges_are_read_without_a_position(folder):

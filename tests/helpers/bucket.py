@@ -15,6 +15,9 @@ class Bucket(MemoryFileSystem):
     def _strip_protocol(cls, path):
         return super()._strip_protocol(path.removeprefix("gs://"))
 
+    def _open(self, path, mode="rb", **kwargs):
+        return super()._open(path, mode.replace("a", "w"), **kwargs)  # as gcsfs: no append
+
     def cat_file(self, path, start=None, end=None, **kwargs):
         self.ranges.append(end - start)
         return super().cat_file(path, start, end, **kwargs)
