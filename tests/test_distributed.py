@@ -66,4 +66,4 @@ def test_when_one_process_dies_the_other_ends_too(env, tmp_path):
     two[1].process.kill()
     two[1].ended(-signal.SIGKILL)
     log = two[0].ended(1, timeout=110)  # the promise is two minutes
-    assert "process 0 of 2 cannot go on, or has lost another" in log
+    assert "process 0 of 2 cannot continue, or has lost another process" in log

@@ -20,6 +20,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from mgmtn_jax.data.storage import is_local
 from mgmtn_jax.models.functional import State
 from mgmtn_jax.runs import manifest
 from mgmtn_jax.runs.workdir import complete_config
@@ -209,6 +210,10 @@ def _set_damaged_aside(root: epath.Path) -> None:
         try:
             manifest.verify(path)
         except manifest.UnfinishedError as error:
+            if not is_local(root):  # where renaming copies every byte, of files without value
+                logging.warning("%s; removed", error)
+                path.rmtree()
+                continue
             aside = root / f"unfinished-{step}"
             logging.warning("%s; moved to %s", error, aside.name)
         except ValueError as error:
@@ -234,7 +239,7 @@ def _accuracy(metrics: Mapping[str, float]) -> float:
 
 
 def _parts(state: State) -> dict[str, State]:
-    """Splits a state. Evaluation reads the averaged weights if there are any; training needs both."""
+    """Splits a state: evaluation reads the averaged weights if there are any, training both."""
     training = {name: part for name, part in state.items() if name not in ("ema", "batch_stats")}
     weights = state["ema"] if "ema" in state else training.pop("params")
     return {"model": {"params": weights, "batch_stats": state["batch_stats"]}, "training": training}

@@ -110,9 +110,10 @@ class MetricWriter:
 def read_history(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """Reads the rows of a run so far, without a last row that a kill cut off."""
     path = epath.Path(workdir) / FILE_NAME
-    if not path.exists():
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
         return []
-    lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
 
 

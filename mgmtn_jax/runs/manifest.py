@@ -38,11 +38,12 @@ def verify(folder: epath.Path) -> None:
       UnfinishedError: if there is no manifest, or it is incomplete.
       ValueError: if a file was changed, is missing, or was added, with the names of such files.
     """
-    path = folder / FILE_NAME
-    if not path.exists():
-        raise UnfinishedError(f"{folder} was never finished: it has no {FILE_NAME}")
+    try:
+        expected = (folder / FILE_NAME).read_bytes()
+    except FileNotFoundError:
+        raise UnfinishedError(f"{folder} was never finished: it has no {FILE_NAME}") from None
     # The bytes are compared, not the parsed lines, so that every byte of the manifest counts.
-    expected, found = path.read_bytes(), _manifest(folder)
+    found = _manifest(folder)
     if found == expected:
         return
     if found.startswith(expected):  # Versions before the atomic write left these when killed.

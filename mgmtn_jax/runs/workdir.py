@@ -1,4 +1,4 @@
-"""The identity of a run: `config.json`, the git revision, and the fields in which two runs differ."""
+"""The identity of a run: `config.json`, the git revision, and how two runs differ."""
 
 from __future__ import annotations
 
