@@ -2,15 +2,12 @@
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from tests.helpers import gcs_emulator, small_runs
-from tests.helpers.gcs_emulator import ROOT
-from tests.helpers.small_runs import Run
+from tests.helpers.small_runs import Run, run_module
 
 NUM_STEPS, SAVE_EVERY = 60, 20
 DATA, WORKDIR, OUT = "gs://bucket/data", "gs://bucket/run", "gs://bucket/out"
@@ -22,23 +19,18 @@ def emulator(tmp_path):
         yield emulator
 
 
-def _run(env, *arguments):
-    result = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-
-
 def _is_saved(emulator, step):
+    """Whether the upload of a step's manifest has ended; its first request only announces it."""
     upload = f"name=run/checkpoints/{step}/SHA256SUMS"
-    return any(upload in request for request in emulator.requests())
+    return any(upload in line and "upload_id" in line for line in emulator.requests())
 
 
 def test_run_behind_a_url_survives_a_kill(emulator, tmp_path):
     """Precompute, train, kill, resume, evaluate."""
     env = small_runs.environment(tmp_path / "compiled") | emulator.env
+    del env["JAX_LOG_COMPILES"]
     flags = ("--source=drawn", "--limit=40", "--num_shards=4", "--detector=none")
-    _run(env, "-m", "landmarks.precompute", *flags, "--num_workers=1", f"--out_dir={DATA}")
+    run_module("landmarks.precompute", *flags, "--num_workers=1", f"--out_dir={DATA}", env=env)
 
     before = len(emulator.requests())
     steps = f"--config.train.num_steps={NUM_STEPS}", f"--config.checkpoint.every_steps={SAVE_EVERY}"
@@ -67,8 +59,8 @@ def test_run_behind_a_url_survives_a_kill(emulator, tmp_path):
     assert events[-1].step == NUM_STEPS
     assert len(events) > NUM_STEPS / 2
 
-    module = ("-m", "tests.helpers.with_stub", "experiments.evaluate", "--num_faces=3")
-    _run(env, *module, f"--workdir={WORKDIR}", f"--data_dir={DATA}", f"--out={OUT}")
+    flags = (f"--workdir={WORKDIR}", f"--data_dir={DATA}", f"--out={OUT}", "--num_faces=3")
+    run_module("experiments.evaluate", *flags, env=env)
     assert json.loads(emulator.read("out/metrics.json"))["num_examples"] == 4
     assert len(emulator.read("out/predictions.csv").splitlines()) == 1 + 4
     assert b"</html>" in emulator.read("out/report/index.html")

@@ -30,10 +30,14 @@ def _serve(log):
             log.write(f"{code} {self.command} {self.path}\n")
             log.flush()
 
+    class Server(HTTPServer):
+        def handle_error(self, request, client_address):
+            """Stays quiet: a killed client closes its connections."""
+
     storage = Storage(use_memory_fs=True)
     buckets.create_bucket(BUCKET, storage)
     # One request at a time: the emulator's storage is not safe to use from several threads.
-    server = HTTPServer(("localhost", 0), functools.partial(Handler, storage))
+    server = Server(("localhost", 0), functools.partial(Handler, storage))
     print(server.server_port, flush=True)
     server.serve_forever()
 

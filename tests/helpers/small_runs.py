@@ -97,6 +97,19 @@ class Run:
         return log
 
 
+def run_module(module, *flags, env):
+    """Runs a command to its end, with the stub trunk registered, and returns its log."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.with_stub", module, *flags],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, f"status {result.returncode}\n{result.stderr[-4000:]}"
+    return result.stderr
+
+
 def rows(workdir, split="train"):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if row["split"] == split]
