@@ -1,4 +1,4 @@
-"""Checkpoints: no byte of them changes unnoticed; what may differ between two runs of a workdir."""
+"""Checkpoints detect every changed byte; a workdir accepts only runs that give the same results."""
 
 import copy
 import json
@@ -81,7 +81,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_to_any_file_is_noticed_and_named(damage, two_steps, tmp_path):
+def test_damage_to_any_file_is_detected_and_named(damage, two_steps, tmp_path):
     intact = two_steps / "checkpoints" / "2"
     files = [path.relative_to(intact) for path in intact.rglob("*") if path.is_file()]
     assert len(files) > 15
@@ -97,13 +97,13 @@ def test_damage_to_any_file_is_noticed_and_named(damage, two_steps, tmp_path):
             assert str(named) in str(caught.value)
 
 
-def test_a_save_that_was_cut_off_is_set_aside(two_steps, tmp_path):
+def test_interrupted_save_is_set_aside(two_steps, tmp_path):
     checkpoints = shutil.copytree(two_steps, tmp_path / "run") / "checkpoints"
     (checkpoints / "2" / manifest.FILE_NAME).unlink()
     assert load_metadata(tmp_path / "run")[0] == 1
     assert _restored_step(tmp_path / "run") == 1
     (checkpoints / "1" / manifest.FILE_NAME).unlink()
-    _open(tmp_path / "run").close()  # the very first save: the run begins anew
+    _open(tmp_path / "run").close()  # the very first save: the run starts over
     assert [path.name for path in checkpoints.iterdir()] == ["unfinished-1"]
 
 
@@ -134,7 +134,7 @@ def test_killed_while_writing_the_manifest_leaves_none(two_steps, tmp_path, monk
     assert not (step / manifest.FILE_NAME).exists()
 
 
-def test_resuming_and_evaluating_fall_back_to_the_step_before(two_steps, tmp_path, caplog):
+def test_resuming_and_evaluating_fall_back_to_the_previous_step(two_steps, tmp_path, caplog):
     intact = two_steps / "checkpoints" / "2"
     files = [path.relative_to(intact) for path in intact.rglob("*") if path.is_file()]
     for number, name in enumerate(files):
@@ -161,12 +161,12 @@ def test_evaluation_reads_averaged_weights(two_steps):
     np.testing.assert_array_equal(model["params"]["kernel"], _state(2)["ema"]["kernel"])
 
 
-def test_the_manifest_is_what_sha256sum_reads(two_steps):
+def test_sha256sum_accepts_the_manifest(two_steps):
     folder = two_steps / "checkpoints" / "2"
     subprocess.run(["sha256sum", "--check", "--strict", manifest.FILE_NAME], cwd=folder, check=True)
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
+def test_most_recent_and_best_are_kept(tmp_path):
     checkpoints = _open(tmp_path, keep=2, keep_best=1)
     for step, accuracy in enumerate([80.0, 90.0, None, 85.0, None, 89.0, None], start=1):
         if accuracy is not None:
@@ -236,7 +236,7 @@ def test_config_of_an_older_version_is_completed():
 
 
 def test_order_of_groups_makes_another_run():
-    """It is the order of the heads."""
+    """The order of the groups is the order of the heads."""
     saved = run_metadata(tiny_config(), CELEBA, 100)
     current = copy.deepcopy(saved)
     groups = current["attributes"]["groups"]
@@ -250,7 +250,7 @@ def test_damaged_config_file_is_named(tmp_path):
         claim_workdir(tmp_path, run_metadata(tiny_config(), CELEBA, 100))
 
 
-def test_only_fields_that_change_the_numbers_count_as_different():
+def test_only_fields_that_change_the_results_count_as_different():
     saved = run_metadata(tiny_config(), CELEBA, 100)
     current = copy.deepcopy(saved)
     current["config"]["data"]["dir"] = "moved"
@@ -265,7 +265,7 @@ def test_only_fields_that_change_the_numbers_count_as_different():
     ]
 
 
-def test_a_resumed_writer_drops_later_rows_and_a_torn_one(tmp_path):
+def test_resumed_writer_drops_later_rows_and_an_incomplete_one(tmp_path):
     writer = MetricWriter(tmp_path, 0)
     for step in (1, 2, 3):
         writer.write(step, "train", {"loss": 1.0 / step})

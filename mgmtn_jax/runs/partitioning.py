@@ -1,8 +1,8 @@
 """The device mesh and the shardings of arrays on it.
 
-`jax.jit` with shardings is what pjit has become: the program is written for the global batch, arrays
-carry their shardings, and XLA inserts the collectives. BatchNorm therefore uses the statistics of
-the global batch.
+`jax.jit` with shardings is what pjit has become: the program is written for the global batch,
+arrays carry their shardings, and XLA inserts the collectives. BatchNorm therefore uses the
+statistics of the global batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A stand-in for Google's storage."""
+"""An in-memory replacement for Google Cloud Storage."""
 
 import fsspec
 from etils.epath import gpath
@@ -6,7 +6,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class Bucket(MemoryFileSystem):
-    """A store in memory under gs://. Its files share one position, as a reminder to use none."""
+    """An in-memory store under gs://, whose open files share one position to expose its use."""
 
     protocol = "gs"
     store, pseudo_dirs, ranges = {}, [""], []
@@ -24,10 +24,9 @@ class Bucket(MemoryFileSystem):
 
     @classmethod
     def install(cls, monkeypatch):
-        """Puts it, empty, in the place of the real one."""
-        monkeypatch.setattr(
-            gpath, "_is_tf_installed", lambda: False
-        )  # Which would serve gs:// itself.
+        """Replaces the real gs:// file system by an empty store."""
+        # TensorFlow, if installed, would serve gs:// itself.
+        monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
         for name in ("gs", "gcs"):
             fsspec.register_implementation(name, cls, clobber=True)
         cls.store.clear()
