@@ -34,10 +34,11 @@ demo: $(VENV)/.runtime ## draw faces, find landmarks, train, evaluate, write the
 test: $(VENV)/.test ## run the whole test suite, warnings are errors
 	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-lint: $(VENV)/.dev ## check style, format and types
+lint: $(VENV)/.dev ## check style, format, types and the direction of imports
 	$(python) -m ruff check $(sources)
 	$(python) -m ruff format --check $(sources)
 	$(python) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 docs: $(VENV)/.dev ## render the docstrings as pages, into build/docs
 	@PDOC_ALLOW_EXEC=1 $(python) -W ignore -m pdoc mgmtn_jax landmarks --docformat google --output-directory build/docs
@@ -62,5 +63,5 @@ $(VENV)/.test: setup.cfg pyproject.toml $(VENV)/.runtime
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(call stage,installing ruff and mypy and pdoc,$(pip) --editable '.[dev]')
+	$(call stage,installing ruff, mypy, import-linter and pdoc,$(pip) --editable '.[dev]')
 	@touch $@
