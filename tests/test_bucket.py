@@ -20,7 +20,7 @@ def emulator(tmp_path):
 
 
 def _is_saved(emulator, step):
-    """Whether the upload of a step's manifest has ended; its first request only announces it."""
+    """True once a step's manifest is uploaded; the upload's first request only announces it."""
     upload = f"name=run/checkpoints/{step}/SHA256SUMS"
     return any(upload in line and "upload_id" in line for line in emulator.requests())
 
