@@ -1,5 +1,4 @@
-"""What every command shares: readable logs, errors as one sentence, and compiled programs that are
-kept for the next time."""
+"""Shared by all commands: readable logs, errors as one sentence, a cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -17,25 +16,29 @@ from landmarks.command import errors_as_sentences
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     "~/.cache/mgmtn_jax",
-    "Where compiled programs are kept, unless JAX_COMPILATION_CACHE_DIR says so; empty keeps none.",
+    "Folder for compiled programs; JAX_COMPILATION_CACHE_DIR takes precedence; empty for no cache.",
 )
 
-_CHATTY = tuple(f"{os.sep}{package}{os.sep}" for package in ("orbax", "jax", "jaxlib"))
+_CHATTY = tuple(f"{os.sep}{package}{os.sep}" for package in ("orbax", "jax", "jaxlib", "fsspec"))
 
 
 def run(command: Callable[..., None], *, arguments: bool = False) -> None:
-    """Parses the flags and runs the command, with what is left of the line if it takes `arguments`.
+    """Parses the flags and runs the command.
 
-    What a person can mend (a wrong flag, folder or file, a damaged checkpoint, a loss that left the
-    numbers) ends with one sentence and exit code 1; `--verbosity=1` adds the traceback.
+    An error that the user can correct (a wrong flag, folder or file, a damaged checkpoint, a loss
+    that is not finite) ends with one sentence and exit code 1; `--verbosity=1` adds the traceback.
+
+    Args:
+      command: The command's function.
+      arguments: Pass it the positional arguments; otherwise there may be none.
     """
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1 and not arguments:
             raise app.UsageError(f"unexpected argument {argv[1]!r}")
-        logging.get_absl_handler().addFilter(_is_ours)
-        known: Any = jax.config  # Its fields are made when it is imported.
-        if _COMPILATION_CACHE.value and known.jax_compilation_cache_dir is None:
+        logging.get_absl_handler().addFilter(_is_relevant)
+        config: Any = jax.config  # Its attributes are created at import, so mypy knows none.
+        if _COMPILATION_CACHE.value and config.jax_compilation_cache_dir is None:
             folder = os.path.expanduser(_COMPILATION_CACHE.value)
             jax.config.update("jax_compilation_cache_dir", folder)
         with errors_as_sentences(FloatingPointError):
@@ -48,16 +51,17 @@ def run(command: Callable[..., None], *, arguments: bool = False) -> None:
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError) as error:  # of ml_collections: --config.no.such
+    except (AttributeError, KeyError, TypeError) as error:  # from ml_collections: --config.no.such
         message = " ".join(str(argument) for argument in error.args).replace("\n", ". ")
         sys.exit(f"error: a --config flag names no field or has the wrong type: {message}")
 
 
-def _is_ours(record: standard_logging.LogRecord) -> bool:
-    """Whether a person should read it.
+def _is_relevant(record: standard_logging.LogRecord) -> bool:
+    """Returns True for log records that the user should read.
 
-    Orbax reports every stage of a save at the level of our own messages, and each of its threads
-    prints the traceback of an error that is then raised here. Warnings pass.
+    Orbax reports every stage of a save, and fsspec every remote file it opens, at INFO, the level
+    of our own messages. Orbax's threads also log the traceback of an error that is raised here
+    anyway. Warnings pass.
     """
     if not any(package in record.pathname for package in _CHATTY):
         return True

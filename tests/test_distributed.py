@@ -1,4 +1,4 @@
-"""Two real processes on loopback are one run: its losses, its checkpoints, its end."""
+"""Two processes on loopback make one run: the same losses, checkpoints and end."""
 
 import re
 import signal
@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import small_runs
 from tests.helpers.small_runs import NUM_STEPS, Run
 
-# Adam's first steps are the gradient's sign, which rounding decides where a gradient is zero.
+# Adam's first steps are the gradient's sign, and rounding decides it where a gradient is zero.
 SGD = "--config.optimizer.name=sgd"
 
 
@@ -32,13 +32,13 @@ def _saved_step(log):
     return int(step)
 
 
-def test_two_processes_one_and_two_again_make_one_run(env, tmp_path):
+def test_number_of_processes_may_change_between_restarts(env, tmp_path):
     alone, changing = tmp_path / "alone", tmp_path / "changing"
     Run(alone, env, SGD).ended()
 
     two = _start_two(changing, env)
     two[0].wait_for_step(10)
-    two[1].process.terminate()  # one gets the notice, both stop after the same step
+    two[1].process.terminate()  # one gets the signal, both stop after the same step
     logs = [run.ended() for run in two]
     first = _saved_step(logs[0])
     assert first == _saved_step(logs[1])
@@ -60,10 +60,10 @@ def test_two_processes_one_and_two_again_make_one_run(env, tmp_path):
     np.testing.assert_allclose(losses[changing], losses[alone], rtol=1e-5)
 
 
-def test_when_one_process_dies_the_other_ends_too(env, tmp_path):
+def test_when_one_process_dies_the_other_exits(env, tmp_path):
     two = _start_two(tmp_path, env)
     two[0].wait_for_step(10)
     two[1].process.kill()
     two[1].ended(-signal.SIGKILL)
-    log = two[0].ended(1, timeout=110)  # the promise is two minutes
-    assert "process 0 of 2 cannot go on, or has lost another" in log
+    log = two[0].ended(1, timeout=110)  # documented: within two minutes
+    assert "process 0 of 2 cannot continue, or has lost another process" in log

@@ -1,4 +1,4 @@
-"""What may happen to a run: the numbers at its end are those of an undisturbed one."""
+"""Kills, signals and errors: a resumed run ends like an undisturbed one."""
 
 import random
 import re
@@ -19,7 +19,7 @@ def env(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, env):
-    """Workdir and log of a run that nothing happens to."""
+    """Workdir and log of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     return workdir, Run(workdir, env).ended()
 
@@ -30,9 +30,9 @@ def test_each_step_is_compiled_once(undisturbed):
         assert log.count(f"Finished XLA compilation of jit({step})") == 1, log
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bits(undisturbed, env, tmp_path):
+def test_run_killed_at_random_moments_ends_with_the_same_bits(undisturbed, env, tmp_path):
     rng = random.Random(0)
-    # One moment in each fifth of the run; the first is the moment at which a save has begun.
+    # One moment in each fifth of the run; the first is just after a save has begun.
     for fifth in range(5):
         run = Run(tmp_path, env)
         if fifth == 0:
@@ -51,7 +51,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(undisturbed, env, t
     assert losses[0] == losses[1]
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, env, tmp_path):
+def test_sigterm_saves_and_the_same_command_resumes(undisturbed, env, tmp_path):
     run = Run(tmp_path, env)
     run.wait_for_step(20)
     run.process.send_signal(signal.SIGTERM)
@@ -63,17 +63,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, env, tmp_path):
     assert small_runs.state_digests(tmp_path) == small_runs.state_digests(undisturbed[0])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(env, tmp_path):
+def test_non_finite_loss_stops_the_run_and_is_not_saved(env, tmp_path):
     flags = ("--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_fraction=0")
     log = Run(tmp_path, env, *flags).ended(1)
     assert re.search(r"error: the loss of step \d+ is not finite: .*learning_rate", log)
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_a_disk_that_takes_no_more_is_one_sentence_and_a_run_that_goes_on(env, tmp_path):
+def test_full_disk_is_one_sentence_and_the_run_can_resume(env, tmp_path):
     env = {name: value for name, value in env.items() if name != "JAX_LOG_COMPILES"}
     run = Run(tmp_path, env)
-    # Long before it writes anything. Setting it in the child would fork this process, and its
+    # Long before it writes anything. Setting it in the child would fork this process with its
     # threads.
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     log = run.ended(1)
@@ -84,8 +84,29 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_a_run_that_goes_on(env, t
     assert kept == [str(NUM_STEPS - SAVE_EVERY), str(NUM_STEPS)]
 
 
-def test_a_trace_of_some_steps_is_one_flag(env, tmp_path):
+def test_profile_flag_traces_a_range_of_steps(env, tmp_path):
     log = Run(tmp_path, env, "--profile=3:5", "--config.train.num_steps=6").ended()
     assert "trace of steps 3 to 5" in log
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert "error: --profile=5:3 is not" in Run(tmp_path, env, "--profile=5:3").ended(1)
+
+
+def test_trace_ends_with_the_run(env, tmp_path):
+    """At its last step, or where SIGTERM stops it; also where a resumed run starts inside it."""
+    run = Run(tmp_path, env, "--profile=3:1000")
+    run.wait_for_step(10)
+    run.process.send_signal(signal.SIGTERM)
+    log = run.ended()
+    (step,) = re.findall(r"SIGTERM: saved step (\d+)", log)
+    assert f"trace of steps 3 to {step}" in log
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
+    log = Run(tmp_path, env, "--profile=3:1000").ended()
+    assert f"trace of steps {int(step) + 1} to {NUM_STEPS}" in log
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 2
+
+
+def test_run_of_zero_steps_is_one_sentence(env, tmp_path):
+    flags = ("--config.train.num_steps=0", "--config.train.num_epochs=0.01")
+    log = Run(tmp_path, env, *flags).ended(1)
+    assert "error: the run has no steps: train.num_epochs=0.01 of 32 training faces" in log
+    assert not tmp_path.joinpath("config.json").exists()

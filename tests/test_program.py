@@ -1,4 +1,4 @@
-"""The real commands on drawn faces: landmarks, training, evaluation."""
+"""The commands end to end on drawn faces: landmarks, training, evaluation."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ TRAIN = [
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Of the commands: one device, nothing compiled well, and nothing compiled twice."""
+    """Environment of the commands: one device, no compiler optimization, a compilation cache."""
     return os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
@@ -51,9 +51,9 @@ def data_dir(tmp_path_factory, environment):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, environment, data_dir):
-    """An undisturbed run."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    relative = os.path.relpath(folder, ROOT)  # as a person types it
+    relative = os.path.relpath(folder, ROOT)  # as typed by hand
     _run([*TRAIN, f"--workdir={relative}", f"--config.data.dir={data_dir}"], environment)
     return folder
 
@@ -82,7 +82,7 @@ def _assert_same_state(workdir, other):
         np.testing.assert_array_equal(leaves[name], leaf, err_msg=name)
 
 
-def test_a_run_leaves_what_it_promises(workdir):
+def test_run_writes_all_documented_files(workdir):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     train = [row for row in rows if row["split"] == "train"]
     assert [row["step"] for row in train] == list(range(2, NUM_STEPS + 1, 2))
@@ -99,7 +99,7 @@ def test_a_run_leaves_what_it_promises(workdir):
     assert kept == [str(NUM_STEPS - SAVE_EVERY), str(NUM_STEPS)]
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+def test_damaged_checkpoint_is_named_and_the_previous_one_used(
     workdir, tmp_path, environment, data_dir
 ):
     copy = tmp_path / "run"
@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     _assert_same_state(workdir, copy)
 
 
-def test_evaluation_needs_the_folder_alone_and_any_number_of_devices(
+def test_evaluation_needs_only_the_workdir_on_any_number_of_devices(
     workdir, tmp_path, environment, data_dir
 ):
     for devices in (1, 8):
@@ -179,7 +179,7 @@ def test_evaluation_needs_the_folder_alone_and_any_number_of_devices(
         ("--config.data.train_split=trian", "train"),
     ],
 )
-def test_what_does_not_fit_is_one_sentence_before_anything_compiles(
+def test_mismatch_is_one_sentence_before_anything_compiles(
     flag, message, workdir, environment, data_dir
 ):
     command = [*TRAIN, f"--workdir={workdir}", f"--config.data.dir={data_dir}", flag]

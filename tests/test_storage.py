@@ -1,7 +1,9 @@
-"""Files are written whole or not at all and read by ranges, here and behind a URL."""
+"""Files are written completely or not at all, and read by ranges, locally and behind a URL."""
 
 import errno
+import os
 import resource
+import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -27,7 +29,7 @@ def folder(request, tmp_path, bucket):
     return epath.Path(tmp_path) if request.param == "local" else bucket
 
 
-def test_a_file_appears_only_when_it_is_whole(folder):
+def test_file_appears_only_when_complete(folder):
     (folder / "f").write_bytes(b"older")
     with pytest.raises(ZeroDivisionError), atomic_file(folder / "f") as file:
         file.write(b"half" * (1 // 0))
@@ -40,7 +42,28 @@ def test_a_file_appears_only_when_it_is_whole(folder):
     assert (folder / "f").read_bytes() == b"this"
 
 
-def test_ranges_are_read_without_a_position(folder):
+def test_durable_file_syncs_its_folder(tmp_path, monkeypatch):
+    """Only then does the rename survive a power failure."""
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda fd: synced.append(stat.S_ISDIR(os.fstat(fd).st_mode)))
+    with atomic_file(tmp_path / "f", durable=False) as file:
+        file.write(b"x")
+    assert synced == []
+    with atomic_file(tmp_path / "f") as file:
+        file.write(b"x")
+    assert synced == [False, True]
+
+
+def test_remote_file_is_written_in_one_piece(bucket, monkeypatch):
+    """Nothing is renamed: an object store would copy every byte."""
+    monkeypatch.setattr(Bucket, "mv", None)
+    monkeypatch.setattr(Bucket, "rename", None)
+    with atomic_file(bucket / "f") as file:
+        file.write(b"this")
+    assert (bucket / "f").read_bytes() == b"this"
+
+
+def test_concurrent_reads_share_no_position(folder):
     data = bytes(range(256)) * 50
     (folder / "f").write_bytes(data)
     file = RandomAccessFile(folder / "f")
@@ -54,19 +77,19 @@ def test_ranges_are_read_without_a_position(folder):
     assert file.read(100, len(data) - 3) == data[-3:]
 
 
-def test_a_missing_file_is_not_found(folder):
+def test_missing_file_is_not_found(folder):
     for use in (RandomAccessFile, storage.stat):
         with pytest.raises(FileNotFoundError, match="nothing"):
             use(folder / "nothing")
 
 
-def test_an_unreadable_file_is_named(tmp_path):
+def test_unreadable_file_is_named(tmp_path):
     with pytest.raises(IsADirectoryError, match=tmp_path.name):
         RandomAccessFile(tmp_path).read(10, 0)
 
 
 @pytest.mark.parametrize("room", [0, 50, 4096])
-def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, room):
+def test_full_disk_is_an_error_that_names_the_file(tmp_path, room):
     (tmp_path / "f").write_bytes(b"older")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
@@ -80,13 +103,13 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, room):
     assert (tmp_path / "f").read_bytes() == b"older"
 
 
-def test_a_data_set_lives_behind_a_url(bucket):
+def test_data_set_behind_a_url(bucket):
     write_dataset(bucket, 9)
     assert set(tfds.builder_from_directory(bucket).info.splits) == {"train"}
     source = schema.open_split(bucket, "train")
     assert Bucket.ranges == []
     assert [schema.parse(data).key for data in source] == [f"face-{i}" for i in range(9)]
-    # One pass over each of the two shards, then the bytes of each record and no others.
+    # One pass over each of the two shards, then exactly the bytes of each record.
     shards = schema.shard_paths(bucket, "train")
     assert len(Bucket.ranges) == 2 + 9
     assert sum(sorted(Bucket.ranges)[:9]) == sum(storage.stat(path)[0] for path in shards)
@@ -97,7 +120,7 @@ def test_a_data_set_lives_behind_a_url(bucket):
     )
     index = np.concatenate([batch["index"] for batch in batches])
     assert index.tolist() == [*range(9), -1, -1, -1]
-    assert max(Bucket.ranges) < 10_000  # The kept indexes are used.
+    assert max(Bucket.ranges) < 10_000  # The stored indexes are used.
 
     (bucket / shards[0].name).write_bytes(shards[0].read_bytes()[:-1])
     with pytest.raises(CorruptRecordError, match=r"gs://bucket/faces/faces-train.*: record 3 at"):
@@ -107,8 +130,8 @@ def test_a_data_set_lives_behind_a_url(bucket):
         schema.open_split(bucket, "train")
 
 
-def test_a_storage_that_fsspec_does_not_know(tmp_path):
-    """As with TensorFlow installed: files behind URLs, and nothing but seek and read."""
+def test_storage_without_fsspec(tmp_path):
+    """As with TensorFlow installed: remote files offer only seek and read."""
 
     def local(path):
         return str(path).replace("gs://bucket", str(tmp_path))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.data.storage import atomic_file
 from mgmtn_jax.models.aml import MASK_PARTS
 from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.runs.workdir import differing_fields
@@ -116,4 +117,5 @@ def claim(out: Path, metadata: Mapping[str, Any]) -> None:
         differing = differing_fields(json.loads(path.read_text()), metadata)
         if differing:
             raise ValueError(f"{out} holds another ablation: {'; '.join(differing)}")
-    path.write_text(json.dumps(metadata, indent=1))
+    with atomic_file(path) as file:
+        file.write(json.dumps(metadata, indent=1).encode())

@@ -1,6 +1,7 @@
-"""Files on this machine or behind a URL such as gs://: written whole or not at all, read at random.
+"""Reads and writes files, local or behind a URL such as gs://.
 
-Local paths go straight to the operating system, everything else through etils.epath.
+A file is written completely or not at all, and read at random offsets. Local paths go straight to
+the operating system, all others through etils.epath.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import errno
 import functools
 import os
 import secrets
+import shutil
+import tempfile
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from etils import epath
 
@@ -21,18 +24,20 @@ _REMOTE_BLOCK = 8 << 20
 
 
 def is_local(path: epath.PathLike) -> bool:
-    """Whether the path is one of this machine's own."""
+    """Returns True for a path of this machine, False for a URL."""
     return "://" not in os.fspath(path)
 
 
 def stat(path: epath.PathLike) -> tuple[int, int]:
-    """Size in bytes, and time of the last change in nanoseconds (0 where the storage has none).
+    """Returns the size in bytes and the modification time in nanoseconds.
+
+    The time is 0 where the storage has none.
 
     Raises:
       FileNotFoundError: if there is no such file.
     """
     if is_local(path):
-        # Not epath's: it looks up the owner's name, and fails for a user without one.
+        # epath's stat also looks up the owner's name, and fails for a user id without one.
         found = os.stat(path)
         return found.st_size, found.st_mtime_ns
     found = epath.Path(path).stat()
@@ -40,45 +45,74 @@ def stat(path: epath.PathLike) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: epath.PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Opens a binary file for writing that takes the name `path` only when all of it is written.
+def atomic_file(path: epath.PathLike, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Opens a binary file for writing that appears under `path` only when it is complete.
 
-    Until then it is `.NAME.TOKEN.partial` in the same folder, with a token of its own: writers of
-    the same file, on whatever machine, never share one, and a killed process leaves nothing that
-    could be taken for the file.
+    A local file is written as `.NAME.TOKEN.partial` in the same folder and then renamed. The token
+    is random, so concurrent writers never share a partial file, and a killed process leaves nothing
+    that could be mistaken for the file. A remote file is collected locally and uploaded in one
+    piece, because object stores can neither append nor rename.
 
     Args:
-      path: where the file goes; its folder must exist. A file of this name is replaced.
-      durable: whether the file has to survive a power failure as well. It costs milliseconds.
+      path: The file's final path; its folder must exist. An existing file is replaced.
+      durable: Also sync the file and its folder, so that the file survives a power failure. Costs
+        milliseconds.
 
     Raises:
-      OSError: if the file cannot be written, naming it. Nothing new is left behind.
+      OSError: if the file cannot be written, with its path. No new file is left behind.
     """
     path = epath.Path(path)
-    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
     try:
-        with partial.open("wb") as file:
-            yield file
-            if durable and is_local(path):
-                file.flush()
-                os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # The first error is the one to report.
-            partial.unlink()
-        if isinstance(error, OSError) and error.errno in _DISK_IS_FULL and not error.filename:
+        if is_local(path):
+            with _renamed_when_complete(path, durable) as file:
+                yield file
+        else:
+            with tempfile.SpooledTemporaryFile(_REMOTE_BLOCK) as collected:
+                yield collected
+                collected.seek(0)
+                with path.open("wb") as file:
+                    shutil.copyfileobj(collected, file, _REMOTE_BLOCK)
+    except OSError as error:
+        if error.errno in _DISK_IS_FULL and not error.filename:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
 
 
+@contextlib.contextmanager
+def _renamed_when_complete(path: epath.Path, durable: bool) -> Iterator[IO[bytes]]:
+    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
+    try:
+        with partial.open("wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+        if durable:
+            _sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):  # The first error is the one to report.
+            partial.unlink()
+        raise
+
+
+def _sync_folder(folder: epath.PathLike) -> None:
+    """Makes a rename in the folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class RandomAccessFile:
-    """One file that any number of threads may read at once: a read has no position to share.
+    """A file that any number of threads can read at once: reads share no file position.
 
     Attributes:
-      path: where it is.
-      size: its bytes when it was opened.
-      mtime_ns: see `stat`.
-      block: bytes that are as cheap to read at once as a few of them.
+      path: The file's path or URL.
+      size: Size in bytes when the file was opened.
+      mtime_ns: Modification time, see `stat`.
+      block: Number of bytes that cost no more to read at once than a few of them.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -98,10 +132,10 @@ class RandomAccessFile:
             self._read = _range_reader(epath.Path(path))
 
     def read(self, size: int, begin: int) -> bytes:
-        """The bytes from `begin` on, fewer than `size` only where the file ends.
+        """Returns `size` bytes from offset `begin`, fewer only at the end of the file.
 
         Raises:
-          OSError: if they cannot be read, naming the file.
+          OSError: if they cannot be read, with the file's path.
         """
         try:
             return self._read(size, begin)
@@ -112,17 +146,17 @@ class RandomAccessFile:
 
 
 def _range_reader(path: epath.Path) -> Callable[[int, int], bytes]:
-    """A function of size and begin that reads a part of a file behind a URL."""
+    """Returns a function of size and begin that reads a byte range of a remote file."""
     with path.open("rb") as file:
-        # Seeking in a file of fsspec's reads megabytes ahead; its file system reads just a range.
-        # Files of other backends, TensorFlow's for one, have no file system.
+        # Seeking in an fsspec file reads megabytes ahead; its file system reads exactly the range.
+        # Files of other backends, such as TensorFlow's, have no file system.
         file_system: Any = getattr(file, "fs", None)
         name: Any = getattr(file, "path", None)
 
     def read(size: int, begin: int) -> bytes:
         if file_system is not None:
             return file_system.cat_file(name, start=begin, end=begin + size)
-        with path.open("rb") as file:  # One for every read, because a file has one position.
+        with path.open("rb") as file:  # One per read, because an open file has one position.
             file.seek(begin)
             return file.read(size)
 
@@ -130,7 +164,7 @@ def _range_reader(path: epath.Path) -> Callable[[int, int], bytes]:
 
 
 def error_sentence(error: Exception) -> str:
-    """An error as one line for a person; an `OSError` names its file first."""
+    """Describes an error in one line; an `OSError` names its file first."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error)

@@ -1,8 +1,8 @@
-"""The mesh and where arrays lie on it.
+"""The device mesh and the shardings of arrays on it.
 
-What used to be pjit is `jax.jit` with shardings today: the program is written for the global batch,
-the arrays say how they lie on the mesh, and XLA inserts the collectives. BatchNorm's statistics are
-those of the global batch by themselves.
+`jax.jit` with shardings is what pjit has become: the program is written for the global batch,
+arrays carry their shardings, and XLA inserts the collectives. BatchNorm therefore uses the
+statistics of the global batch.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
 FSDP_MIN_SIZE = 2**16
-"""Leaves of fewer elements are replicated: gathering them would cost more than they take."""
+"""Smallest number of elements of a sharded array: gathering smaller ones costs more than it
+saves."""
 
 
 def create_mesh(data: int, fsdp: int, batch_size: int) -> Mesh:
-    """A mesh of all devices.
+    """Creates a mesh of all devices.
 
     Args:
-      data: devices along the batch; -1 takes what `fsdp` leaves.
-      fsdp: devices that share each large parameter.
-      batch_size: the global batch, which must divide evenly.
+      data: Number of devices along the batch axis; -1 for as many as `fsdp` leaves.
+      fsdp: Number of devices that share each large parameter.
+      batch_size: Global batch size, which must divide evenly among all devices.
 
     Raises:
-      ValueError: in one sentence with both numbers, if axes or batch do not fit the devices.
+      ValueError: if the axes or the batch do not fit the devices, with both numbers.
     """
     devices = jax.device_count()
     if fsdp < 1 or devices % fsdp:
@@ -44,22 +45,24 @@ def create_mesh(data: int, fsdp: int, batch_size: int) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """Returns the sharding that puts a complete copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis over all devices."""
+    """Returns the sharding that splits the first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """One rule for parameters, statistics and optimizer state: the largest axis that `fsdp`
-    divides is split, if the leaf is large; everything else is replicated.
+    """Returns the shardings of parameters, batch statistics and optimizer state.
+
+    One rule for all: a large array is split along its largest axis that `fsdp` divides; everything
+    else is replicated.
 
     Args:
-      mesh: as `create_mesh` made it.
-      state: a tree of arrays or `jax.ShapeDtypeStruct`.
+      mesh: The mesh from `create_mesh`.
+      state: A tree of arrays or `jax.ShapeDtypeStruct`.
     """
     shards = mesh.shape["fsdp"]
 
@@ -76,19 +79,20 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
 
 
 def parameters_at_use(mesh: Mesh) -> NamedSharding | None:
-    """Where a step brings split parameters before it computes: whole to each device.
+    """Returns the sharding to which a step gathers split parameters before computing with them.
 
-    Left to itself, XLA may leave them split and gather activations, which grow with the batch.
+    Otherwise XLA may leave them split and gather activations, which grow with the batch. None if
+    parameters are not split.
     """
     return replicated(mesh) if mesh.shape["fsdp"] > 1 else None
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """A tree of `jax.ShapeDtypeStruct` that also say where the arrays lie.
+    """Adds shardings to a tree of `jax.ShapeDtypeStruct`.
 
     Args:
-      shapes: as `jax.eval_shape` returns them.
-      shardings: one for each leaf, or a single one for all.
+      shapes: The tree, as `jax.eval_shape` returns it.
+      shardings: A tree with one sharding for each leaf, or a single one for all.
     """
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda leaf: shardings, shapes)
@@ -100,11 +104,9 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
 
 
 def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this process's rows on its devices, as its part of the global batch.
-
-    This is the transfer that is meant, and with several processes JAX does not count it as such.
-    """
+    """Puts this process's rows on its devices, as its part of the global batch."""
     sharding = batch_sharding(mesh)
+    # An intended transfer; with several processes JAX counts it as implicit.
     with jax.transfer_guard_host_to_device("allow"):
         return {
             name: jax.make_array_from_process_local_data(sharding, rows)

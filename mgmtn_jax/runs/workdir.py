@@ -1,4 +1,4 @@
-"""The identity of a run: `config.json`, the git revision, and what makes two runs differ."""
+"""The identity of a run: `config.json`, the git revision, and how two runs differ."""
 
 from __future__ import annotations
 
@@ -11,23 +11,51 @@ from typing import Any
 import jax
 import ml_collections
 from etils import epath
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.data.storage import atomic_file
 
 MAY_DIFFER = ("data.dir", "data.num_threads", "mesh", "checkpoint", "train.log_every")
-"""Config fields that leave the numbers of a run alone, so that a resumed run may change them."""
+"""Config fields that do not change a run's results, so a resumed run may change them."""
+
+LATER_FIELDS: dict[str, Any] = {
+    "data.cache": "none",
+    "model.pretrained": "",
+    "model.masks": "fcn",
+    "model.mask_training": "stop_gradient",
+    "model.fusion": "concat",
+    "loss.mask_only_fraction": 0.3,
+    "optimizer.trunk_scale": 1.0,
+    "train.accumulate": 1,
+    "train.ema": 0.0,
+    "evaluation.mirror": False,
+    "checkpoint.keep_best": 0,
+}
+"""Config fields added after the first version, with the value that reproduces what the code did
+before. A new field of `experiments/configs/common.py` belongs here too."""
+
+
+def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Completes the config of an older version by the defaults that reproduce its behaviour.
+
+    Args:
+      config: A config as stored in `config.json` or in a checkpoint; not modified.
+    """
+    flat = LATER_FIELDS | traverse_util.flatten_dict(config, sep=".")
+    return traverse_util.unflatten_dict(flat, sep=".")
 
 
 def run_metadata(
     config: ml_collections.ConfigDict, attribute_set: AttributeSet, num_examples: int
 ) -> dict[str, Any]:
-    """What makes the numbers of a run reproducible, in JSON's types.
+    """Collects what makes a run reproducible, in JSON types.
 
     Args:
-      config: resolved: with every override.
-      attribute_set: names and groups of the labels.
-      num_examples: size of the training split.
+      config: The resolved config, with every override applied.
+      attribute_set: Names and groups of the labels.
+      num_examples: Number of faces in the training split.
     """
     return {
         "config": config.to_dict(),
@@ -38,26 +66,35 @@ def run_metadata(
 
 
 def claim_workdir(workdir: epath.PathLike, metadata: Mapping[str, Any]) -> None:
-    """Writes `config.json`, or checks that the one there belongs to the same run.
+    """Writes `config.json`, or checks that the existing one belongs to the same run.
+
+    Args:
+      workdir: The run's working directory; created if missing.
+      metadata: See `run_metadata`.
 
     Raises:
-      ValueError: if it does not, with the fields that differ.
+      ValueError: if it belongs to another run, with the fields that differ, or is not JSON.
     """
     path = epath.Path(workdir) / "config.json"
     if path.exists():
-        differing = differing_fields(json.loads(path.read_text()), metadata)
+        try:
+            saved = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path} is not valid JSON ({error}): delete it if this run made {workdir}"
+            ) from error
+        differing = differing_fields(saved, metadata)
         if differing:
             raise ValueError(f"{workdir} holds another run: {'; '.join(differing)}")
     multihost_utils.sync_global_devices("config.json compared")
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_name("config.json.new")
-        whole.write_text(json.dumps(metadata, indent=1))
-        whole.replace(path)  # A kill leaves the old one or the new one.
+        with atomic_file(path) as file:
+            file.write(json.dumps(metadata, indent=1, allow_nan=False).encode())
 
 
 def git_revision() -> str:
-    """The commit the code runs from, `+changes` if it was edited, or `unknown` outside git."""
+    """Returns the git commit of the code, with `+changes` if edited; `unknown` outside git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+changes"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -67,16 +104,16 @@ def git_revision() -> str:
 
 
 def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """One line for each difference between two `run_metadata` that makes them different runs."""
-    old, new = (
-        _flatten(metadata["config"])
-        | {
-            # Not the dict: its equality ignores the order of groups, which is the order of heads.
-            "attributes": AttributeSet.from_dict(metadata["attributes"]),
-            "num_examples": metadata["num_examples"],
-        }
-        for metadata in (saved, current)
-    )
+    """Describes each difference between two `run_metadata` that makes them different runs.
+
+    Args:
+      saved: The stored metadata, of any version.
+      current: The metadata of the run to be started.
+
+    Returns:
+      One line per field, with both values.
+    """
+    old, new = map(_comparable, (saved, current))
     return [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in sorted(old.keys() | new.keys())
@@ -85,11 +122,11 @@ def differing_fields(saved: Mapping[str, Any], current: Mapping[str, Any]) -> li
     ]
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
+def _comparable(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Field -> value, with lists for tuples as in JSON."""
+    config, attributes = complete_config(metadata["config"]), metadata["attributes"]
+    fields = traverse_util.flatten_dict(config | {"attributes": attributes}, sep=".")
+    # Equal dicts may differ in order, and the order of the groups is the order of the heads.
+    fields["attributes.groups"] = list(attributes["groups"])
+    fields["num_examples"] = metadata["num_examples"]
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

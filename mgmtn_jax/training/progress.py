@@ -1,4 +1,4 @@
-"""How a training goes: how fast, what it waits for, when it will be done, whether it learns."""
+"""Speed, remaining time and sanity checks of a training, for the log and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping
 
 
 class Speed:
-    """Stop-watch of a training loop.
+    """A stopwatch for the training loop.
 
     Args:
-      batch_size: global.
-      num_steps: of the whole run.
-      start_step: where the loop starts.
-      peak_steps: steps a second if the devices did their peak of operations all the time; None
-        where that is not known.
+      batch_size: Global batch size.
+      num_steps: Number of steps of the whole run.
+      start_step: Step at which the loop starts.
+      peak_steps: Steps per second at the devices' peak FLOP rate; None if unknown.
     """
 
     def __init__(
@@ -31,22 +30,26 @@ class Speed:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the call that waits for a batch."""
+        """Counts the time inside as waiting for a batch."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Around work that is no training, so that it does not count as slow training."""
+        """Leaves out the time inside: work other than training, such as evaluating or saving."""
         start = time.perf_counter()
         yield
         self._last_time += time.perf_counter() - start
 
     def measure(self, step: int) -> dict[str, float]:
-        """Scalars since the last call: `images_per_second`; `data_wait`, the share (0..1) of the
-        time spent waiting for batches; and where the devices' peak is known `flops_utilization`,
-        the share (0..1) of it that was used."""
+        """Measures the steps since the last call.
+
+        Returns:
+          `images_per_second`; `data_wait`, the fraction (0 to 1) of the time spent waiting for
+          batches; and, if the devices' peak is known, `flops_utilization`, the fraction (0 to 1) of
+          it that was used.
+        """
         now = time.perf_counter()
         elapsed = max(now - self._last_time, 1e-9)
         images = (step - self._last_step) * self._batch_size
@@ -63,17 +66,17 @@ class Speed:
         return scalars
 
     def describe(self, step: int, row: Mapping[str, float]) -> str:
-        """One line for the log."""
+        """Formats a row of `metrics.jsonl` as one line for the log."""
         seconds = (self._num_steps - step) * self._batch_size / row["images_per_second"]
-        terms = " ".join(f"{name} {row[name]:.4g}" for name in row if name.endswith("loss"))
+        losses = " ".join(f"{name} {row[name]:.4g}" for name in row if name.endswith("loss"))
         return (
-            f"step {step}/{self._num_steps}: {terms} accuracy {row['accuracy']:.2f}, "
+            f"step {step}/{self._num_steps}: {losses} accuracy {row['accuracy']:.2f}, "
             f"{row['images_per_second']:.0f} images/s, {100 * row['data_wait']:.0f} % waiting for "
             f"data, {seconds / 60:.0f} min left"
         )
 
     def summary(self) -> str:
-        """One line on all that `measure` has seen."""
+        """Describes everything measured so far in one line."""
         steps, seconds = self._last_step - self._start_step, max(self._total_time, 1e-9)
         return (
             f"{steps} steps of {self._batch_size} faces in {seconds / 60:.1f} min, "
@@ -83,12 +86,19 @@ class Speed:
 
 
 def require_finite(step: int, scalars: Mapping[str, float]) -> None:
-    """Raises FloatingPointError, with all terms, if the loss of a step is not finite."""
+    """Checks the loss of a step.
+
+    Raises:
+      FloatingPointError: if it is not finite, with all scalars of the step.
+    """
     if not math.isfinite(scalars["loss"]):
         listed = ", ".join(f"{name} {float(value):g}" for name, value in scalars.items())
-        raise FloatingPointError(f"the loss of step {step} is not finite: {listed}")
+        raise FloatingPointError(
+            f"the loss of step {step} is not finite: {listed}; try a smaller "
+            "--config.optimizer.learning_rate"
+        )
 
 
-def terms(row: Mapping[str, float]) -> str:
-    """Scalars for a line of the log."""
+def format_scalars(row: Mapping[str, float]) -> str:
+    """Formats scalars for the log, separated by commas."""
     return ", ".join(f"{name} {value:.2f}" for name, value in row.items())

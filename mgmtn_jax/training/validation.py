@@ -1,4 +1,4 @@
-"""The validation split during a training."""
+"""Evaluation on the validation split during training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ from mgmtn_jax.models.functional import State
 def validate(
     config: ml_collections.ConfigDict, mesh: Mesh, eval_step: Callable, state: State
 ) -> dict[str, float]:
-    """Mean accuracy, balanced accuracy and mask IoU on the validation split, in percent.
+    """Computes mean accuracy, balanced accuracy and mask IoU on the validation split.
 
     Args:
-      config: of the run.
-      mesh: of the run.
-      eval_step: the jitted `prediction.make_eval_step`.
-      state: as a step returned it; its averaged weights are evaluated if it has any.
+      config: The resolved config of the run.
+      mesh: The run's mesh.
+      eval_step: The jitted `prediction.make_eval_step`.
+      state: The state after a step; its averaged weights are evaluated if it has any.
+
+    Returns:
+      `accuracy`, `balanced_accuracy` (means over attributes) and `mask_iou` (mean over regions), in
+      percent. An undefined metric is left out: a split may have no known label, only positives or
+      negatives, or no valid landmarks.
     """
     predictions = predict_split(
         functools.partial(eval_step, state.get("ema", state["params"]), state["batch_stats"]),
@@ -35,11 +40,11 @@ def validate(
         num_threads=config.data.num_threads,
         on_corrupt=config.data.on_corrupt,
     )
-    figures = metrics.attribute_metrics(predictions.probabilities, predictions.labels)
-    row = {
-        "accuracy": float(np.nanmean(figures["accuracy"])),
-        "balanced_accuracy": float(np.nanmean(figures["balanced_accuracy"])),
-    }
+    per_attribute = metrics.attribute_metrics(predictions.probabilities, predictions.labels)
+    row = {}
+    for name in ("accuracy", "balanced_accuracy"):
+        if not np.isnan(per_attribute[name]).all():
+            row[name] = float(np.nanmean(per_attribute[name]))
     if predictions.mask_iou:
         row["mask_iou"] = 100 * float(np.mean(list(predictions.mask_iou.values())))
     return row

@@ -1,4 +1,4 @@
-"""A stand-in for Google's storage."""
+"""An in-memory replacement for Google Cloud Storage."""
 
 import fsspec
 from etils.epath import gpath
@@ -6,7 +6,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class Bucket(MemoryFileSystem):
-    """A store in memory under gs://. Its files share one position, as a reminder to use none."""
+    """An in-memory store under gs://, whose open files share one position to expose its use."""
 
     protocol = "gs"
     store, pseudo_dirs, ranges = {}, [""], []
@@ -15,16 +15,18 @@ class Bucket(MemoryFileSystem):
     def _strip_protocol(cls, path):
         return super()._strip_protocol(path.removeprefix("gs://"))
 
+    def _open(self, path, mode="rb", **kwargs):
+        return super()._open(path, mode.replace("a", "w"), **kwargs)  # as gcsfs: no append
+
     def cat_file(self, path, start=None, end=None, **kwargs):
         self.ranges.append(end - start)
         return super().cat_file(path, start, end, **kwargs)
 
     @classmethod
     def install(cls, monkeypatch):
-        """Puts it, empty, in the place of the real one."""
-        monkeypatch.setattr(
-            gpath, "_is_tf_installed", lambda: False
-        )  # Which would serve gs:// itself.
+        """Replaces the real gs:// file system by an empty store."""
+        # TensorFlow, if installed, would serve gs:// itself.
+        monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
         for name in ("gs", "gcs"):
             fsspec.register_implementation(name, cls, clobber=True)
         cls.store.clear()

@@ -1,4 +1,4 @@
-"""Runs of `experiments.train` that take a second: drawn faces, a trunk of four convolutions."""
+"""Runs of `experiments.train` that take seconds: drawn faces, a trunk of four convolutions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FLAGS = (
 
 
 def environment(cache_dir, devices=1):
-    """What is compiled once is not compiled again, and nothing is compiled well."""
+    """Environment variables for a run: compiled programs are cached and barely optimized."""
     return os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
         "--xla_backend_optimization_level=0",
@@ -47,23 +47,23 @@ class Run:
     """A training in a process of its own.
 
     Args:
-      workdir: of the training.
-      env: as `environment` makes it.
-      flags: besides `FLAGS`.
+      workdir: The run's working directory.
+      env: Environment variables, see `environment`.
+      flags: Further flags besides `FLAGS`.
+      data_dir: Data set folder; the drawn faces by default.
     """
 
-    def __init__(self, workdir, env, *flags):
-        data_dir = f"--config.data.dir={precompute_runs.uninterrupted()}"
+    def __init__(self, workdir, env, *flags, data_dir=None):
         command = [
             sys.executable,
             "-m",
             "tests.helpers.with_stub",
             "experiments.train",
             *FLAGS,
-            data_dir,
+            f"--config.data.dir={data_dir or precompute_runs.uninterrupted()}",
         ]
         self.workdir = workdir
-        self._log = Path(tempfile.mkstemp(".log")[1])  # a pipe that nobody reads would fill up
+        self._log = Path(tempfile.mkstemp(".log")[1])  # an unread pipe would fill up
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, f"--workdir={workdir}", *flags],
@@ -77,10 +77,10 @@ class Run:
         while not condition() and time.monotonic() < deadline:
             assert self.process.poll() is None, self.ended()
             time.sleep(0.001)
-        assert time.monotonic() < deadline, "nothing happens"
+        assert time.monotonic() < deadline, "timed out"
 
     def wait_for_step(self, step):
-        """Until so many steps have been written."""
+        """Waits until that many steps are in `metrics.jsonl`."""
         path = self.workdir / "metrics.jsonl"
         self.wait_for(lambda: path.exists() and path.read_text().count('"train"') >= step)
 
@@ -95,6 +95,19 @@ class Run:
             self._log.unlink()
         assert self.process.returncode == status, f"status {self.process.returncode}\n{log[-4000:]}"
         return log
+
+
+def run_module(module, *flags, env):
+    """Runs a command to its end, with the stub trunk registered, and returns its log."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.with_stub", module, *flags],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, f"status {result.returncode}\n{result.stderr[-4000:]}"
+    return result.stderr
 
 
 def rows(workdir, split="train"):
