@@ -67,7 +67,7 @@ def face():
 
 
 def save(path, image, **options):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
     return path
 
@@ -153,6 +153,57 @@ def test_one_bad_file_among_many_costs_one_line(answers, face, tmp_path):
     assert again == lines
 
 
+@pytest.fixture
+def photos(face, tmp_path, monkeypatch):
+    """A folder with one aligned crop, in the working folder, and a link to it."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "photos" / "ann.png", face[:64, :64])
+    (tmp_path / "link").symlink_to("photos")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("source", "out"),
+    [
+        ("{here}/photos", "photos/out"),
+        ("photos", "{here}/photos/out"),
+        ("photos", "photos/out"),
+        (".", "photos/out"),
+        ("link", "photos/out"),
+        ("{here}/photos", "link/out"),
+        ("photos/../photos", "photos/deeper/../out"),
+        ("photos", "photos"),
+        ("{here}/photos", "photos/."),
+        ("link", "{here}/photos"),
+    ],
+)
+def test_overlays_of_an_earlier_run_are_not_photographs(predictor, photos, source, out):
+    (photos / "deeper").mkdir()
+    out_dir = Path(out.format(here=photos.parent))
+    for _ in range(2):
+        files = find_images([source.format(here=photos.parent)], out_dir)
+        assert [file.name for file in files] == ["ann.png"]
+        with executor(0) as pool:
+            predict(predictor, pool, files, AlignedCrop(10_000), out_dir, batch_size=4)
+    assert [path.name for path in photos.rglob("overlays/*")] == ["000000_ann.png"]
+
+
+def test_overlays_in_another_output_folder_are_not_photographs(predictor, photos):
+    for name in ("first", "second"):
+        files = find_images(["photos"], photos / name)
+        assert [file.name for file in files] == ["ann.png"]
+        with executor(0) as pool:
+            predict(predictor, pool, files, AlignedCrop(10_000), photos / name, batch_size=4)
+    with pytest.raises(ValueError, match="no image in overlays"):
+        os.chdir(photos / "first")
+        find_images(["overlays"], photos / "second")
+    # A folder that only has the same name holds photographs, and a file that is named is read.
+    save(photos / "holiday" / "overlays" / "ben.png", np.zeros((8, 8), np.uint8))
+    assert len(find_images([str(photos)], photos / "second")) == 2
+    overlay = photos / "first" / "overlays" / "000000_ann.png"
+    assert find_images([str(overlay)], photos / "second") == [overlay]
+
+
 def die(path, size):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -177,7 +228,7 @@ def test_aligned_crops_are_taken_as_they_are(answers, predictor, face, tmp_path)
     probabilities, _ = predictor(small[None])
     np.testing.assert_allclose(list(lines[0]["attributes"].values()), probabilities[0], atol=1e-5)
     _, log, error = answers(save(tmp_path / "in" / "wide.png", face), aligned=True)
-    assert "178x218 pixels are no aligned crop" in log
+    assert "must be square, and this is 178x218 pixels" in log
 
 
 def test_the_predictor_takes_any_number_of_faces(predictor):
