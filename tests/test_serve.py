@@ -149,7 +149,7 @@ def test_the_command_prints_an_ipv6_address_that_opens(workdir, tmp_path):
 
 
 def test_a_host_without_an_address_is_one_sentence(predictor):
-    with pytest.raises(ValueError, match="no address for host 'no.such.host.invalid'"):
+    with pytest.raises(ValueError, match=r"no address for host 'no\.such\.host\.invalid'"):
         web_app.create(predictor, LIMITS, host="no.such.host.invalid", num_threads=1)
 
 

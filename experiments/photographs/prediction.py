@@ -1,4 +1,4 @@
-"""Prediction over many image files: one JSON line and one overlay per face, in the order of files."""
+"""Prediction over many image files: one JSON line and one overlay per face, in file order."""
 
 from __future__ import annotations
 
