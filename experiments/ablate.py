@@ -1,13 +1,12 @@
-"""Trains the network, its parts and the baselines it is measured against: one table.
+"""Trains the full network, reduced variants and baselines, and compares them in one table.
 
     python -m experiments.ablate --config=experiments/configs/lfwa_small.py --out=runs/ablation \\
         --config.data.dir=data/lfwa --seeds=1,global:3,+AML+G2FF:3
 
-Every cell and seed is the two commands anyone could type, `experiments.train` and
-`experiments.evaluate`, in a folder of its own, OUT/CELL/seed-N. Each is a process, so that the
-memory of a device comes back and a crash costs one cell. OUT/ablation.md, .csv and .svg are written
-again after each. The same command goes on where an interrupted one stopped. docs/experiments.md
-says how to read the table.
+Every cell and seed runs `experiments.train` and `experiments.evaluate` in a folder of its own,
+OUT/CELL/seed-N. Each command is a separate process, so that device memory is released and a crash
+costs one cell. OUT/ablation.md, .csv and .svg are rewritten after each cell. Run the same command
+again to resume an interrupted ablation. docs/experiments.md explains the table.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ from mgmtn_jax.runs.workdir import git_revision, run_metadata
 from mgmtn_jax.training import optimization
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The full network, one of experiments/configs/*.py."
+    "config", None, "Config of the full network, one of experiments/configs/*.py."
 )
-_OUT = flags.DEFINE_string("out", None, "Local folder for the trainings and the table.")
+_OUT = flags.DEFINE_string("out", None, "Local output folder for the runs and the table.")
 _CELLS = flags.DEFINE_list(
     "cells",
     list(CELLS),
-    "Which to train; the first is what the others are compared with.",
+    "Cells to train; the others are compared with the first.",
 )
 _SEEDS = flags.DEFINE_list(
-    "seeds", ["3"], "Seeds of every cell, then exceptions: --seeds=1,global:3,+AML+G2FF:3."
+    "seeds", ["3"], "Number of seeds per cell, then exceptions: --seeds=1,global:3,+AML+G2FF:3."
 )
-_SPLIT = flags.DEFINE_string("split", "validation", "Split that the table is about.")
+_SPLIT = flags.DEFINE_string("split", "validation", "Split to evaluate.")
 
 
 def ablate(
@@ -57,21 +56,23 @@ def ablate(
     seeds: Mapping[str, int],
     split: str,
 ) -> None:
-    """Trains and evaluates what is not yet finished, and writes the table after each.
+    """Trains and evaluates all unfinished runs, and writes the table after each.
 
     Args:
-      config: of the full network.
-      config_arguments: the flags that give `config` to another program.
-      out_dir: a local folder.
-      seeds: cell -> number of seeds, from `config.train.seed` on. The first cell is the baseline.
-      split: that the table is about.
+      config: Config of the full network.
+      config_arguments: Flags that pass `config` to another command.
+      out_dir: Local output folder.
+      seeds: Cell -> number of seeds, starting at `config.train.seed`. The first cell is the
+        baseline.
+      split: Split to evaluate.
 
     Raises:
-      ValueError, OSError: before anything is trained, if a cell's config, the data or the folder
-        does not fit; at the end, if a training failed, with its folder.
+      ValueError, OSError: Before any training, if a cell's config, the data or the folder is
+        invalid.
+      ChildProcessError: At the end, if a run failed; the message lists the folders.
     """
     if not is_local(out_dir):
-        raise ValueError(f"--out={out_dir} must be a local folder")
+        raise ValueError(f"--out={out_dir} is not local: runs and table need a local folder")
     out = Path(out_dir)
     attribute_set = schema.load_attribute_set(config.data.dir)
     labels = read_labels(config.data.dir, split)
@@ -90,24 +91,28 @@ def ablate(
                 continue
             logging.info(name)
             if not _train_and_evaluate(run, config_arguments, config.data.dir, split, num_steps):
-                logging.error("%s failed; what it said stands above", name)
+                logging.error("%s failed; see its log above", name)
                 failed.append(run)
                 continue
             _write_table(out, runs, labels, split)
-        # Also where nothing was left to do: another split or choice of cells is another table.
+        # Needed even if nothing was left to train: the cells or the split may be others.
         _write_table(out, runs, labels, split)
     if failed:
         folders = ", ".join(str(run.workdir) for run in failed)
         raise ChildProcessError(
-            f"{len(failed)} of {len(runs)} trainings failed: {folders}; "
-            "the same command tries them again"
+            f"{len(failed)} of {len(runs)} runs failed: {folders}; "
+            "run the same command again to retry them"
         )
 
 
 def _train_and_evaluate(
     run: Run, config_arguments: Sequence[str], data_dir: str, split: str, num_steps: int
 ) -> bool:
-    """Whether both commands came to their end; then RUN/SPLIT is there, and whole."""
+    """Runs both commands of a run; on success the folder RUN/SPLIT exists and is complete.
+
+    Returns:
+      True if both commands succeeded.
+    """
     partial = run.workdir / f"{split}.partial"
     train = [
         "experiments.train",
@@ -118,7 +123,7 @@ def _train_and_evaluate(
     evaluate = [
         "experiments.evaluate",
         f"--workdir={run.workdir}",
-        f"--step={num_steps}",  # fails if someone stopped the training alone
+        f"--step={num_steps}",  # fails if the training stopped early
         f"--data_dir={data_dir}",
         f"--split={split}",
         f"--out={partial}",
@@ -130,11 +135,11 @@ def _train_and_evaluate(
 
 
 def _call(arguments: Sequence[str]) -> int:
-    """Runs a program of ours to its end, and returns its exit status.
+    """Runs `python -m ARGUMENTS`, and returns its exit status.
 
-    Ctrl-C in a terminal goes to a whole process group. The program has one of its own, so that all
-    it gets is one SIGTERM, upon which a training saves its step. It inherits the lock: if it
-    outlives us, no second ablation writes beside it.
+    The child has its own process group, so that Ctrl-C in a terminal does not reach it directly: it
+    receives one SIGTERM from here, upon which a training saves a checkpoint. It inherits the lock
+    file: if it outlives this process, no second ablation can write to the same folder.
     """
     logging.info("python -m %s", shlex.join(arguments))
     command = [sys.executable, "-m", *arguments]
@@ -148,7 +153,7 @@ def _call(arguments: Sequence[str]) -> int:
 
 
 def _write_table(out: Path, runs: Sequence[Run], labels: LabelledSplit, split: str) -> None:
-    """Writes the table of what is finished, once the baseline is."""
+    """Writes the table of all finished runs, if the baseline is among them."""
     finished: dict[str, list[Path]] = {cell: [] for cell in dict.fromkeys(r.cell for r in runs)}
     for run in runs:
         if (run.workdir / split).exists():
@@ -162,7 +167,7 @@ def _write_table(out: Path, runs: Sequence[Run], labels: LabelledSplit, split: s
         provenance={
             "Command": f"`{shlex.join(['python', '-m', 'experiments.ablate', *sys.argv[1:]])}`",
             "Code": git_revision(),
-            "Finished": f"{sum(map(len, finished.values()))} of {len(runs)} trainings",
+            "Finished": f"{sum(map(len, finished.values()))} of {len(runs)} runs",
         },
     )
     logging.info("table: %s", out / "ablation.md")
@@ -170,13 +175,15 @@ def _write_table(out: Path, runs: Sequence[Run], labels: LabelledSplit, split: s
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Keeps a second ablation out of the folder, until no process is left that has the lock."""
+    """Locks the folder against a second ablation until this process and its children end."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another ablation is at work in {out}") from None
+            raise ValueError(
+                f"another ablation is running in {out}: wait for it, or choose another --out"
+            ) from None
         os.set_inheritable(file.fileno(), True)
         yield
 
@@ -184,7 +191,7 @@ def _locked(out: Path) -> Iterator[None]:
 def _main() -> None:
     flag = flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled like Ctrl-C
     try:
         ablate(
             _CONFIG.value,
@@ -197,7 +204,7 @@ def _main() -> None:
             _SPLIT.value,
         )
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
+        sys.exit("stopped; run the same command again to resume")
 
 
 if __name__ == "__main__":

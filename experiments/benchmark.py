@@ -1,4 +1,4 @@
-"""Measures how fast the parts are, on this machine and one's own data.
+"""Measures the speed of each part on this machine and on your own data.
 
     python -m experiments.benchmark input --data_dir=DATA_SET [--image_size=224] [--batch_size=64]
     python -m experiments.benchmark landmarks --source=csv --data_dir=MY_FACES [--limit=1000]
@@ -6,22 +6,22 @@
     python -m experiments.benchmark collectives [--fsdp=8] [--batch_size=2] [--variants=...]
     python -m experiments.benchmark step [--image_size=224] [--batch_size=8] [--variants=...]
 
-One JSON line for each figure. Close other programs first; the medians forgive short disturbances,
-not a busy machine.
+Prints one JSON line per measurement. Close other programs first: medians tolerate short
+disturbances, not a busy machine.
 
-`step` compares networks on one device; it needs no data. A variant is what differs from
-experiments/configs/common.py in its group `model`, and the first one counts as 1.0. What a wider
-mask decoder costs a ResNet-18 in bfloat16, for example:
+`step` compares networks on one device and needs no data. A variant lists the fields of
+`config.model` that differ from experiments/configs/common.py; ratios are relative to the first
+variant. For example, the cost of a wider mask decoder on a ResNet-18 in bfloat16:
 
     python -m experiments.benchmark step --image_size=112 --batch_size=32 \\
         --variants='dtype=bfloat16 name=global,dtype=bfloat16,dtype=bfloat16 mask_width=64'
 
-Without --variants: ResNet-50 and ResNeSt-50, plain and as MGMTN, and the reported form. Of each
-you get `multiply_adds` of one face, forward, as XLA counts them (convolutions without the zeros of
-their padding); seconds of a batch, forward and for a training step; `step_bytes` of that step.
+By default: ResNet-50 and ResNeSt-50, plain and as MGMTN, and the reported form. Each line has
+`multiply_adds` of one face in the forward pass, as XLA counts them (convolutions without the zeros
+of their padding); seconds of a batch, forward and for a training step; `step_bytes` of that step.
 
-`collectives` compiles the step for all devices, runs nothing, and says what they would send; the
-batch is that of each device. Forced devices will do:
+`collectives` compiles the step for all devices without running it, and reports the bytes that they
+would exchange; --batch_size is the per-device batch size. Simulated devices suffice:
 
     XLA_FLAGS=--xla_force_host_platform_device_count=256 python -m experiments.benchmark \\
         collectives --variants=trunk=resnet50
@@ -36,73 +36,78 @@ from typing import Any
 from absl import app, flags
 
 from experiments import cli
-from experiments.benchmarks.collectives import collective_figure
-from experiments.benchmarks.input import Setting, decode_rate, figures
-from experiments.benchmarks.landmarks import landmark_figures
-from experiments.benchmarks.predict import predict_figure
-from experiments.benchmarks.step import VARIANTS, step_figures
+from experiments.benchmarks.collectives import measure_collectives
+from experiments.benchmarks.input import Setting, decode_rate, measure_readers
+from experiments.benchmarks.landmarks import measure_landmarks
+from experiments.benchmarks.predict import measure_prediction
+from experiments.benchmarks.step import VARIANTS, measure_steps
 from landmarks.sources import SOURCES
 from mgmtn_jax.evaluation.predictor import Predictor
 
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "input: a data set folder. landmarks: folder of the source. predict: images."
+    "data_dir",
+    None,
+    "input: dataset folder. landmarks: folder of the source. predict: folder of images.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "predict: the training run.")
-_SPLIT = flags.DEFINE_string("split", "train", "input: the split that is read.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "predict: working directory of the trained network."
+)
+_SPLIT = flags.DEFINE_string("split", "train", "input: split to read.")
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", 224, "input, step, collectives: side of the crops in pixels.", lower_bound=1
+    "image_size", 224, "input, step, collectives: side of the face crops in pixels.", lower_bound=1
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,
-    "Faces in a batch. By default 64, in step 8; in collectives 2 for each device.",
+    "Faces per batch: by default 64, for step 8, for collectives 2 per device.",
     lower_bound=1,
 )
 _NUM_THREADS = flags.DEFINE_integer(
     "num_threads", os.cpu_count() or 1, "input: threads of the pipeline.", lower_bound=1
 )
 _NUM_BATCHES = flags.DEFINE_integer(
-    "num_batches", 40, "input: batches in a measurement.", lower_bound=1
+    "num_batches", 40, "input: batches per measurement.", lower_bound=1
 )
-_SOURCE = flags.DEFINE_enum(
-    "source", "drawn", list(SOURCES), "landmarks: where the faces come from."
-)
+_SOURCE = flags.DEFINE_enum("source", "drawn", list(SOURCES), "landmarks: source of the faces.")
 _LIMIT = flags.DEFINE_integer(
     "limit",
     1000,
-    "landmarks: how many faces, spread over the source. predict: of the images.",
+    "landmarks: number of faces, spread over the source. predict: number of images.",
     lower_bound=1,
 )
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
     os.cpu_count() or 1,
-    "landmarks, predict: processes to compare with one.",
+    "landmarks, predict: number of processes to compare with one.",
     lower_bound=2,
 )
 _VARIANTS = flags.DEFINE_list(
     "variants",
     list(VARIANTS),
-    "step, collectives: networks, by commas; of each, `field=value` of config.model, by spaces.",
+    "step, collectives: comma-separated networks, each as space-separated `field=value` pairs of "
+    "config.model.",
 )
 _FSDP = flags.DEFINE_integer(
-    "fsdp", 1, "collectives: devices that share each large parameter.", lower_bound=1
+    "fsdp", 1, "collectives: number of devices that share each large parameter.", lower_bound=1
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements; the median counts.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Number of measurements; the median is reported.", lower_bound=1
+)
 
 
-def _print(figure: dict[str, Any]) -> None:
-    """Four digits are more than can be measured again."""
-    shown = {
+def _print(row: dict[str, Any]) -> None:
+    """Prints a row as JSON, with four significant digits: more are not reproducible."""
+    rounded = {
         name: float(f"{value:.4g}") if isinstance(value, float) else value
-        for name, value in figure.items()
+        for name, value in row.items()
     }
-    print(json.dumps(shown), flush=True)
+    print(json.dumps(rounded), flush=True)
 
 
-def measure_input() -> None:
-    """Batches a training step would be fed with, beside tf.data (if installed) and Pillow."""
+def _input() -> None:
+    """Benchmarks the input pipeline, beside tf.data (if installed) and Pillow."""
     if _DATA_DIR.value is None:
-        raise app.UsageError("the benchmark `input` needs --data_dir, a data set folder")
+        raise app.UsageError("the benchmark `input` needs --data_dir, a dataset folder")
     setting = Setting(
         _DATA_DIR.value,
         _SPLIT.value,
@@ -111,33 +116,33 @@ def measure_input() -> None:
         _NUM_THREADS.value,
     )
     _print(decode_rate(setting))
-    for figure in figures(setting, _NUM_BATCHES.value, _ROUNDS.value):
-        _print(figure)
+    for row in measure_readers(setting, _NUM_BATCHES.value, _ROUNDS.value):
+        _print(row)
 
 
-def measure_landmarks() -> None:
-    """The landmark stage with one and with several workers, beside a bare loop over dlib."""
-    for figure in landmark_figures(
+def _landmarks() -> None:
+    """Benchmarks the landmark stage with one and several workers, beside a plain dlib loop."""
+    for row in measure_landmarks(
         _SOURCE.value, _DATA_DIR.value, _LIMIT.value, _NUM_WORKERS.value, _ROUNDS.value
     ):
-        _print(figure)
+        _print(row)
 
 
-def measure_step() -> None:
-    """What networks cost, beside the first of them."""
-    for figure in step_figures(
+def _step() -> None:
+    """Benchmarks the forward pass and the training step of networks."""
+    for row in measure_steps(
         _VARIANTS.value, _IMAGE_SIZE.value, _BATCH_SIZE.value or 8, _ROUNDS.value
     ):
-        _print(figure)
+        _print(row)
 
 
-def measure_predict() -> None:
-    """Photographs answered, beside finding faces and asking the network apart."""
+def _predict() -> None:
+    """Benchmarks prediction on photographs, beside face finding and the network alone."""
     if _WORKDIR.value is None or _DATA_DIR.value is None:
         raise app.UsageError(
-            "the benchmark `predict` needs --workdir, a training run, and --data_dir"
+            "the benchmark `predict` needs --workdir, a trained network, and --data_dir, images"
         )
-    figure = predict_figure(
+    row = measure_prediction(
         Predictor.from_workdir(_WORKDIR.value),
         [_DATA_DIR.value],
         _LIMIT.value,
@@ -145,22 +150,21 @@ def measure_predict() -> None:
         _NUM_WORKERS.value,
         _ROUNDS.value,
     )
-    _print(figure)
+    _print(row)
 
 
-def measure_collectives() -> None:
-    """What devices send each other in a step."""
+def _collectives() -> None:
+    """Reports the bytes that devices exchange in a training step."""
     for variant in _VARIANTS.value:
-        figure = collective_figure(variant, _IMAGE_SIZE.value, _BATCH_SIZE.value or 2, _FSDP.value)
-        _print(figure)
+        _print(measure_collectives(variant, _IMAGE_SIZE.value, _BATCH_SIZE.value or 2, _FSDP.value))
 
 
 BENCHMARKS = {
-    "collectives": measure_collectives,
-    "input": measure_input,
-    "landmarks": measure_landmarks,
-    "predict": measure_predict,
-    "step": measure_step,
+    "collectives": _collectives,
+    "input": _input,
+    "landmarks": _landmarks,
+    "predict": _predict,
+    "step": _step,
 }
 
 

@@ -1,13 +1,14 @@
-"""Serves a page where one drops a photograph and sees what the network makes of it.
+"""Serves a web page that shows a network's predictions for an uploaded photograph.
 
     pip install -e '.[serve]'
     python -m experiments.serve --workdir=runs/faces
 
-then open the address it prints: every face with its eight masks, each to be switched on and off,
-and the attributes with the network's certainty. Nothing is stored, and the page asks nobody else.
+Open the printed address. The page shows every detected face with its eight predicted masks, which
+can be switched on and off, and the predicted probability of each attribute. Photographs are
+processed locally; nothing is stored, and the page loads nothing from other servers.
 
-It answers this machine only. --host=0.0.0.0 opens it to the network around it, where everybody may
-upload; put a server that knows who may in front of it.
+By default only this machine can connect. --host=0.0.0.0 accepts uploads from the whole network
+without authentication: put a server that authenticates users in front of it.
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ from mgmtn_jax.data.images import MAX_PIXELS
 from mgmtn_jax.evaluation.predictor import Predictor
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The training run whose network answers.", required=True
+    "workdir", None, "Working directory of the trained network.", required=True
 )
-_STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to answer at.")
-_PORT = flags.DEFINE_integer("port", 8000, "Port to answer at.", lower_bound=1, upper_bound=65535)
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint step; by default the newest.")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to bind: IPv4, IPv6 or a host name.")
+_PORT = flags.DEFINE_integer("port", 8000, "Port to bind.", lower_bound=1, upper_bound=65535)
 _NUM_THREADS = flags.DEFINE_integer(
-    "num_threads", os.cpu_count() or 1, "Threads that read photographs.", lower_bound=1
+    "num_threads", os.cpu_count() or 1, "Threads that decode images and find faces.", lower_bound=1
 )
-_MAX_MEGABYTES = flags.DEFINE_integer("max_megabytes", 20, "Refuse larger files.", lower_bound=1)
-_MAX_PIXELS = flags.DEFINE_integer("max_pixels", MAX_PIXELS, "Refuse larger images.", lower_bound=1)
+_MAX_MEGABYTES = flags.DEFINE_integer(
+    "max_megabytes", 20, "Reject uploads larger than this.", lower_bound=1
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", MAX_PIXELS, "Reject images with more pixels than this.", lower_bound=1
+)
 _MAX_SECONDS = flags.DEFINE_float(
-    "max_seconds", 30.0, "Refuse files that take longer to arrive.", lower_bound=0.1
+    "max_seconds", 30.0, "Reject uploads that take longer than this to arrive.", lower_bound=0.1
 )
 
 
@@ -45,7 +50,7 @@ def main() -> None:
         host=_HOST.value,
         num_threads=_NUM_THREADS.value,
     )
-    logging.info("open http://%s:%d (Ctrl-C ends it)", _HOST.value, _PORT.value)
+    logging.info("open %s (press Ctrl-C to stop)", web_app.page_url(_HOST.value, _PORT.value))
     uvicorn.run(app, host=_HOST.value, port=_PORT.value, log_level="warning", access_log=False)
 
 

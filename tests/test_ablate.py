@@ -1,11 +1,9 @@
-"""The ablation: its statistics against a plain loop, its table, the command itself, killed once."""
+"""The ablation: its statistics against a plain loop, its table, and the command, killed once."""
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,15 +15,15 @@ from experiments.ablation.table import LabelledSplit, summarize, write
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.evaluation import comparison, metrics
 from mgmtn_jax.runs.workdir import run_metadata
+from tests.helpers import commands
 from tests.helpers.dotted_faces import write_dataset
 from tests.helpers.tiny import tiny_config
 
-ROOT = Path(__file__).parents[1]
 NUM_FACES, NUM_STEPS = 16, 24
 
 
-def answers(seed, num_images=60, num_attributes=4, unknown=0.1):
-    """Labels with gaps, and two networks: the second is right more often."""
+def draw_predictions(seed, num_images=60, num_attributes=4, unknown=0.1):
+    """Labels, some unknown, and probabilities of two networks: the second is more accurate."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((num_images, num_attributes)) < 0.4).astype(np.int8)
     wrong = rng.random((2, *labels.shape)) < np.array([0.3, 0.15])[:, None, None]
@@ -34,8 +32,8 @@ def answers(seed, num_images=60, num_attributes=4, unknown=0.1):
     return labels, probabilities
 
 
-def test_the_bootstrap_is_the_plain_loop():
-    labels, probabilities = answers(0)
+def test_the_bootstrap_equals_a_plain_loop():
+    labels, probabilities = draw_predictions(0)
     labels[1:, 3] = -1  # an attribute that a third of the resamples never draws
     baseline, other = (comparison.correctness(p, labels) for p in probabilities)
     found = comparison.paired_bootstrap(baseline, other, num_resamples=150, seed=5)
@@ -51,20 +49,20 @@ def test_the_bootstrap_is_the_plain_loop():
     every = np.arange(len(labels))
     expected = mean_accuracy(other, every) - mean_accuracy(baseline, every)
     np.testing.assert_allclose(found, [expected, *np.percentile(differences, (2.5, 97.5))])
-    # The same statistic as everywhere else.
-    figures = [metrics.attribute_metrics(p, labels)["accuracy"].mean() for p in probabilities]
-    assert found.mean == pytest.approx(figures[1] - figures[0])
+    # The same statistic as in `metrics`.
+    accuracies = [metrics.attribute_metrics(p, labels)["accuracy"].mean() for p in probabilities]
+    assert found.mean == pytest.approx(accuracies[1] - accuracies[0])
 
 
-def test_equal_networks_differ_by_nothing_and_a_known_shift_is_found():
-    labels, probabilities = answers(1)
+def test_the_interval_is_zero_for_equal_networks_and_covers_a_known_difference():
+    labels, probabilities = draw_predictions(1)
     correct = comparison.correctness(probabilities[0], labels)
     assert comparison.paired_bootstrap(correct, correct) == (0, 0, 0)
 
     # The true difference is 15 points; a 95 % interval misses it in about one of twenty samples.
     found = []
     for seed in range(200):
-        labels, probabilities = answers(seed, num_images=300)
+        labels, probabilities = draw_predictions(seed, num_images=300)
         pair = (comparison.correctness(p, labels) for p in probabilities)
         found.append(comparison.paired_bootstrap(*pair, num_resamples=200))
     covered = np.mean([low <= 15 <= high for _, low, high in found])
@@ -72,8 +70,8 @@ def test_equal_networks_differ_by_nothing_and_a_known_shift_is_found():
     assert all(low > 0 for _, low, _ in found)
 
 
-def test_networks_of_other_images_are_not_compared():
-    labels, probabilities = answers(2)
+def test_networks_on_different_images_are_not_compared():
+    labels, probabilities = draw_predictions(2)
     correct = comparison.correctness(probabilities[0], labels)
     with pytest.raises(ValueError, match="same images"):
         comparison.paired_bootstrap(correct, correct[::-1])
@@ -82,14 +80,14 @@ def test_networks_of_other_images_are_not_compared():
 
 
 def write_evaluation(folder, keys, probabilities, labels):
-    """What `experiments.evaluate` leaves, as far as a table needs it."""
+    """Writes the output of `experiments.evaluate`, as far as the table needs it."""
     folder.mkdir(parents=True)
-    figures = metrics.attribute_metrics(probabilities, labels)
+    values = metrics.attribute_metrics(probabilities, labels)
     summary = {
-        "mean_accuracy": figures["accuracy"].mean(),
-        "mean_balanced_accuracy": figures["balanced_accuracy"].mean(),
+        "mean_accuracy": values["accuracy"].mean(),
+        "mean_balanced_accuracy": values["balanced_accuracy"].mean(),
         "mean_mask_miou": None,
-        "per_group": {"hair": {"accuracy": figures["accuracy"][:2].mean()}},
+        "per_group": {"hair": {"accuracy": values["accuracy"][:2].mean()}},
     }
     (folder / "metrics.json").write_text(json.dumps(summary))
     with (folder / "predictions.csv").open("w") as file:
@@ -100,8 +98,8 @@ def write_evaluation(folder, keys, probabilities, labels):
 
 
 def test_the_table_averages_seeds_and_compares_with_the_first_cell(tmp_path):
-    labels, (weak, strong) = answers(3)
-    _, (weaker, _) = answers(4)
+    labels, (weak, strong) = draw_predictions(3)
+    _, (weaker, _) = draw_predictions(4)
     keys = [f"face, {i}" for i in range(len(labels))]
     evaluations = {
         "global": {"a": weak, "b": np.where(labels >= 0, weaker, weak)},
@@ -136,7 +134,7 @@ def test_the_table_averages_seeds_and_compares_with_the_first_cell(tmp_path):
         summarize(folders, LabelledSplit(keys[::-1], labels))
 
 
-def test_every_cell_has_its_seeds_and_the_first_seed_of_all_comes_first():
+def test_every_cell_has_its_seeds_and_runs_are_ordered_by_seed():
     seeds = parse_seeds(["global", "uniform", "+AML+G2FF"], ["1", "+AML+G2FF:2"])
     runs = plan(Path("out"), seeds, 7)
     assert [str(run.workdir) for run in runs] == [
@@ -147,11 +145,14 @@ def test_every_cell_has_its_seeds_and_the_first_seed_of_all_comes_first():
     ]
     assert runs[1].overrides["model.masks"] == "uniform"
     for wrong in (["global:2"], ["0"], ["1.5"], ["1", "glabal:2"]):
-        with pytest.raises(ValueError, match=r"number of seeds|no cell 'glabal'"):
+        with pytest.raises(
+            ValueError,
+            match=r"expected a whole number|no cell 'glabal' among .*did you mean global",
+        ):
             parse_seeds(["global", "uniform"], wrong)
 
 
-def test_all_cells_of_a_two_stage_training_build_and_a_part_is_no_start():
+def test_all_cells_of_a_two_stage_config_build_and_a_reduced_config_is_rejected():
     check(tiny_config(mask_training="two_stage"), CELEBA, CELLS)
     for part in CELLS.values():
         config = tiny_config()
@@ -172,7 +173,7 @@ def test_a_folder_belongs_to_one_config(tmp_path):
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-    """The command but for its cells, and where it writes."""
+    """The command without its cells, and its output folder."""
     folder = tmp_path_factory.mktemp("ablation")
     write_dataset(folder / "data", NUM_FACES)
     arguments = [
@@ -188,57 +189,50 @@ def command(tmp_path_factory):
         "--split=train",
         f"--out={folder / 'out'}",
     ]
-    return [sys.executable, "-m", "experiments.ablate", *arguments], folder / "out"
+    return ["experiments.ablate", *arguments], folder / "out"
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """One device, compilers in a hurry, and nothing compiled twice."""
-    return os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    return commands.environment(tmp_path_factory.mktemp("compiled"))
 
 
-def test_the_command_stops_goes_on_survives_a_failure_and_ends(command, environment):
+def test_the_command_stops_resumes_and_survives_a_failed_run(command, environment):
     arguments, out = command
-    options = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    options = {"stderr": subprocess.PIPE, "text": True}
 
-    with subprocess.Popen([*arguments, "--cells=global"], **options) as process:
+    with commands.start([*arguments, "--cells=global"], environment, **options) as process:
         deadline = time.monotonic() + 120
-        # Where there are events, a training listens to signals.
+        # A training handles signals by the time it writes its first events.
         while not [*out.glob("global/seed-0/events.*")] and time.monotonic() < deadline:
             assert process.poll() is None, process.stderr.read()[-3000:]
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         log = process.communicate()[1]
     assert process.returncode == 1
-    assert log.endswith("stopped; the same command goes on from here\n")
+    assert log.endswith("stopped; run the same command again to resume\n")
     assert "Traceback" not in log
 
-    # The other cell's training finds its folder taken.
+    # The other cell's training fails, because its folder holds another run.
     taken = json.loads((out / "global/seed-0/config.json").read_text())
     (out / "aml/seed-0").mkdir(parents=True)
     (out / "aml/seed-0/config.json").write_text(json.dumps(taken))
-    result = subprocess.run([*arguments, "--cells=+AML,global"], **options)
-    assert result.returncode == 1, result.stderr[-3000:]
+    result = commands.run([*arguments, "--cells=+AML,global"], environment, status=1)
     assert result.stderr.splitlines()[-1].startswith(
-        f"error: 1 of 2 trainings failed: {out}/aml/seed-0;"
+        f"error: 1 of 2 runs failed: {out}/aml/seed-0;"
     )
     log = result.stderr
     cells = [line.split("] ")[1] for line in log.splitlines() if "] cell " in line]
     assert cells == [
         "cell 1 of 2: +AML, seed 0",
-        "cell 1 of 2: +AML, seed 0 failed; what it said stands above",
+        "cell 1 of 2: +AML, seed 0 failed; see its log above",
         "cell 2 of 2: global, seed 0",
     ]
     assert f"to {NUM_STEPS}" in log
     assert "steps 0 to" not in log
     assert not (out / "ablation.md").exists(), "there is no baseline to compare with"
 
-    again = subprocess.run([*arguments, "--cells=global"], **options)
-    assert again.returncode == 0, again.stderr[-3000:]
+    again = commands.run([*arguments, "--cells=global"], environment)
     assert "cell 1 of 1: global, seed 0 is finished" in again.stderr
     assert "experiments.train" not in again.stderr
     accuracy = json.loads((out / "global/seed-0/train/metrics.json").read_text())["mean_accuracy"]

@@ -1,41 +1,34 @@
-"""`python -m experiments.benchmark` prints what its figures are said to be."""
+"""`python -m experiments.benchmark`: the values of every line are consistent."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from experiments.benchmarks import step
-from experiments.benchmarks.collectives import collective_bytes, collective_figure
+from experiments.benchmarks.collectives import collective_bytes, measure_collectives
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.models import build
 from mgmtn_jax.runs import partitioning
+from tests.helpers import commands
 from tests.helpers.dotted_faces import write_dataset
 from tests.helpers.stubs import StubTrunk
 
-ROOT = Path(__file__).parents[1]
-# Nothing is compiled well here, because the figures themselves are looked at by nobody.
-ENVIRONMENT = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+@pytest.fixture
+def benchmark(tmp_path_factory):
+    """A function that runs the command and returns its rows."""
+    environment = commands.environment(tmp_path_factory.mktemp("compiled"))
+
+    def run(*arguments):
+        result = commands.run(["experiments.benchmark", *arguments], environment)
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    return run
 
 
-def _figures(*arguments):
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark", *arguments],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def test_input_times_every_reader(tmp_path):
+def test_input_times_every_reader(benchmark, tmp_path):
     write_dataset(tmp_path, 12)
-    decode, *readers = _figures(
+    decode, *readers = benchmark(
         "input",
         f"--data_dir={tmp_path}",
         "--image_size=32",
@@ -54,9 +47,9 @@ def test_input_times_every_reader(tmp_path):
         assert row["images_per_second_and_core"] > 0
 
 
-def test_landmarks_compares_the_loop_one_worker_and_several():
+def test_landmarks_compares_the_loop_one_worker_and_several(benchmark):
     faces = 12
-    rows = _figures("landmarks", "--source=drawn", f"--limit={faces}", "--rounds=1")
+    rows = benchmark("landmarks", "--source=drawn", f"--limit={faces}", "--rounds=1")
     assert [row["runner"] for row in rows][:2] == ["dlib loop", "stage, workers: 1"]
     loop, one, *_ = rates = [row["faces_per_second"] for row in rows]
     for row, rate in zip(rows, rates, strict=True):
@@ -66,9 +59,9 @@ def test_landmarks_compares_the_loop_one_worker_and_several():
         assert row["times_one_worker"] == pytest.approx(rate / one, rel=0.01)
 
 
-def test_step_measures_a_network():
+def test_step_measures_a_network(benchmark):
     flags = ("--image_size=32", "--batch_size=2", "--rounds=1")
-    (row,) = _figures("step", "--variants=name=global width=4", *flags)
+    (row,) = benchmark("step", "--variants=name=global width=4", *flags)
     assert (row["variant"], row["image_size"]) == ("name=global width=4", 32)
     _assert_consistent(row, row)
 
@@ -77,7 +70,7 @@ def test_step_compares_networks_with_the_first(monkeypatch):
     monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
     monkeypatch.setattr(step, "CELEBA", AttributeSet.create(["Smiling", "Eyeglasses"]))
     variants = ["trunk=stub name=global", "trunk=stub mask_width=4 group_width=4"]
-    plain, ours = step.step_figures(variants, 32, 2, 1)
+    plain, ours = step.measure_steps(variants, 32, 2, 1)
     assert plain["parameters"] < ours["parameters"]
     assert plain["multiply_adds"] < ours["multiply_adds"]
     assert plain["step_bytes"] < ours["step_bytes"]
@@ -111,23 +104,23 @@ def test_collectives_are_counted_once_and_by_their_width():
     assert counted == {"all-reduce": 24 + 8 + 4, "all-gather": 64}
 
 
-def test_collectives_are_those_of_all_devices(monkeypatch):
+def test_collectives_of_all_devices_are_measured(monkeypatch):
     monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
     monkeypatch.setattr(partitioning, "FSDP_MIN_SIZE", 2**8)
-    figure = collective_figure("trunk=stub name=global width=16", 32, 1, 8)
-    assert (figure["devices"], figure["fsdp"]) == (8, 8)
-    assert 0 < figure["collective_bytes"]["all-gather"] <= figure["split_parameter_bytes"]
-    assert figure["split_parameter_bytes"] <= figure["parameter_bytes"]
+    row = measure_collectives("trunk=stub name=global width=16", 32, 1, 8)
+    assert (row["devices"], row["fsdp"]) == (8, 8)
+    assert 0 < row["collective_bytes"]["all-gather"] <= row["split_parameter_bytes"]
+    assert row["split_parameter_bytes"] <= row["parameter_bytes"]
 
 
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
         ("trunk=resnet5", "model.trunk='resnet5' is not one of resnet18, "),
-        ("widht=8", "'widht=8': widht is not one of dropout, "),
-        ("width=wide", "width=wide is not of int"),
+        ("widht=8", "'widht=8': 'widht' is not a model field; choose from dropout, "),
+        ("width=wide", "'wide' is not a value of type int for width"),
     ],
 )
-def test_a_variant_that_is_none_is_named(variant, message):
+def test_an_invalid_variant_is_named(variant, message):
     with pytest.raises(ValueError, match=message):
-        next(step.step_figures([variant], 32, 2, 1))
+        next(step.measure_steps([variant], 32, 2, 1))

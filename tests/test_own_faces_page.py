@@ -1,4 +1,4 @@
-"""The page on one's own attributes: what it says is run, from the table to the answers."""
+"""docs/own_faces.md: its code blocks are run in order, from the table to the predictions."""
 
 import contextlib
 import csv
@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +16,11 @@ from landmarks import sources
 from landmarks.drawing.faces import face_jpeg
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import build
-from tests.helpers import small_runs
+from tests.helpers import commands
 from tests.helpers.stubs import StubTrunk
 from tests.helpers.tiny_workdir import write_workdir
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "own_faces.md").read_text()
+PAGE = (commands.ROOT / "docs" / "own_faces.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 TINY = [
@@ -36,7 +34,7 @@ TINY = [
 ]
 
 
-def test_its_table_and_groups_read_as_it_says(tmp_path):
+def test_its_table_and_groups_are_read_as_described(tmp_path):
     (table,) = [text for _, text in BLOCKS if text.startswith("image,split")]
     (groups,) = [text for language, text in BLOCKS if language == "json"]
     (tmp_path / "images").mkdir()
@@ -50,11 +48,13 @@ def test_its_table_and_groups_read_as_it_says(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where a reader has done all the page says, on fewer faces and with a stub for a trunk."""
+    """A folder in which the page was followed, on fewer faces and with a stub trunk."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "photos").mkdir()
     (folder / "photos" / "party.jpg").write_bytes(face_jpeg(5, 1)[0])
-    env = small_runs.environment(tmp_path_factory.mktemp("compiled")) | {"PYTHONPATH": str(ROOT)}
+    env = commands.environment(tmp_path_factory.mktemp("compiled")) | {
+        "PYTHONPATH": str(commands.ROOT)
+    }
     with (
         (folder / "log").open("w") as log,
         contextlib.redirect_stdout(log),
@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
 def _run_in_shell(text, env):
     for line in text.replace("\\\n", " ").splitlines():
         python, m, module, *flags = shlex.split(
-            line.replace("=experiments", f"={ROOT}/experiments")
+            line.replace("=experiments", f"={commands.ROOT}/experiments")
         )
         assert (python, m) == ("python", "-m")
         with_stub = ["tests.helpers.with_stub"] if module.startswith("experiments.") else []
@@ -96,7 +96,7 @@ def test_fine_tuning_keeps_all_but_the_heads(folder):
     )
 
 
-def test_its_drawn_faces_are_what_its_table_says(folder):
+def test_its_drawn_faces_have_the_columns_of_its_table(folder):
     with (folder / "my_faces" / "attributes.csv").open() as file:
         rows = list(csv.DictReader(file))
     columns = ["image", "split", "Grinning", "Earring", "Disguised"]
@@ -107,7 +107,7 @@ def test_its_drawn_faces_are_what_its_table_says(folder):
     assert json.loads((folder / "my_faces" / "groups.json").read_text()) == json.loads(groups)
 
 
-def test_it_ends_with_a_report_answers_and_an_artifact(folder):
+def test_it_produces_a_report_predictions_and_an_artifact(folder):
     metrics = json.loads((folder / "reports" / "my_faces" / "metrics.json").read_text())
     assert set(metrics["per_attribute"]) == {"Grinning", "Earring", "Disguised"}
     assert list(metrics["slices"]) == ["Earring"]
@@ -116,5 +116,5 @@ def test_it_ends_with_a_report_answers_and_an_artifact(folder):
     answer = json.loads(line)
     assert list(answer["attributes"]) == ["Grinning", "Earring", "Disguised"]
     assert (folder / "answers" / answer["overlay"]).exists()
-    assert "'Grinning': " in (folder / "log").read_text()  # What its Python prints.
+    assert "'Grinning': " in (folder / "log").read_text()  # printed by its Python block
     assert (folder / "exported" / "README.md").read_text().count("Grinning") > 0

@@ -1,4 +1,4 @@
-"""Prediction on photographs: every face, every kind of file, one line each."""
+"""Prediction on photographs: every face and every kind of file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import mgmtn_jax
-from experiments.benchmarks.predict import predict_figure
+from experiments.benchmarks.predict import measure_prediction
 from experiments.photographs.faces import AlignedCrop, FaceFinder
 from experiments.photographs.prediction import executor, find_images, predict
 from landmarks.detector import LFW_BOX, Detector
@@ -23,10 +23,9 @@ from landmarks.drawing.faces import draw_face
 from mgmtn_jax.data import alignment
 from mgmtn_jax.data.images import decode_image
 from mgmtn_jax.models import build
+from tests.helpers import commands
 from tests.helpers.stubs import StubTrunk
 from tests.helpers.tiny_workdir import ATTRIBUTES, write_workdir
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +37,8 @@ def predictor(tmp_path_factory):
 
 
 @pytest.fixture
-def answers(predictor, tmp_path, capfd):
-    """Runs the program and returns its lines, what it said, and how it ended."""
+def run_predict(predictor, tmp_path, capfd):
+    """A function that predicts images and returns the rows, the log and the error."""
 
     def run(*paths, aligned=False, num_workers=0):
         out_dir, error = tmp_path / "out", None
@@ -67,22 +66,22 @@ def face():
 
 
 def save(path, image, **options):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
     return path
 
 
-def test_every_face_of_a_photograph_gets_the_answer_of_its_own_crop(
-    answers, predictor, face, tmp_path
+def test_every_face_of_a_photograph_is_predicted_from_its_own_crop(
+    run_predict, predictor, face, tmp_path
 ):
     mirrored = np.ascontiguousarray(face[:, ::-1])
     photograph = save(tmp_path / "in" / "two.png", np.concatenate([face, mirrored], axis=1))
-    lines, _, error = answers(tmp_path / "in")
+    lines, _, error = run_predict(tmp_path / "in")
     assert error is None
     assert [(line["file"], line["face"]) for line in lines] == [
         (str(photograph), n) for n in (0, 1)
     ]
-    # As dlib alone finds them, and in words as the network alone answers.
+    # The boxes equal those of dlib alone, and the probabilities those of the network alone.
     found = Detector("hog", LFW_BOX).find_all(decode_image(photograph.read_bytes()))
     np.testing.assert_allclose([line["box"] for line in lines], [f.box for f in found], atol=0.06)
     assert {line["box"][0] > face.shape[1] - 1 for line in lines} == {True, False}
@@ -96,15 +95,15 @@ def test_every_face_of_a_photograph_gets_the_answer_of_its_own_crop(
     for line, row in zip(lines, probabilities, strict=True):
         assert list(line["attributes"]) == list(ATTRIBUTES.names)
         np.testing.assert_allclose(list(line["attributes"].values()), row, atol=1e-5)
-        yes = {name for name, value in line["attributes"].items() if value >= 0.5}
+        positive = {name for name, value in line["attributes"].items() if value >= 0.5}
         assert set(line["groups"]) == set(ATTRIBUTES.group_names)
-        assert {name for members in line["groups"].values() for name in members} == yes
+        assert {name for members in line["groups"].values() for name in members} == positive
         with Image.open(tmp_path / "out" / line["overlay"]) as overlay:
             assert overlay.size == (224, 224)
     assert masks is not None
 
 
-def test_every_kind_of_image_is_read_or_named(answers, face, tmp_path):
+def test_every_kind_of_image_is_read_or_reported(run_predict, face, tmp_path):
     kinds = tmp_path / "kinds"
     picture = Image.fromarray(face)
     save(kinds / "a_grey.png", picture.convert("L"))
@@ -125,7 +124,7 @@ def test_every_kind_of_image_is_read_or_named(answers, face, tmp_path):
     save(kinds / "other.webp", picture)
     (kinds / "notes.txt").write_text("not meant as an image")
     save(kinds / "nobody.png", np.full((90, 90), 127, np.uint8))
-    lines, log, error = answers(kinds)
+    lines, log, error = run_predict(kinds)
     assert [line["file"] for line in lines] == [str(path) for path in good]
     assert error == "5 of 12 images could not be read"
     errors = [line for line in log.splitlines() if line.startswith("error: ")]
@@ -135,12 +134,12 @@ def test_every_kind_of_image_is_read_or_named(answers, face, tmp_path):
     ]
 
 
-def test_one_bad_file_among_many_costs_one_line(answers, face, tmp_path):
-    """The folder of a thousand, smaller: more than the batches and threads hold at once."""
+def test_one_bad_file_among_many_is_one_error(run_predict, face, tmp_path):
+    """More files than the batches and workers hold at once."""
     for number in range(29):
         save(tmp_path / "many" / f"{number:02d}.png", np.resize(face[:64, :64], (32, 32, 3)))
     (tmp_path / "many" / "13.png").write_bytes(b"broken")
-    lines, log, error = answers(tmp_path / "many", aligned=True, num_workers=2)
+    lines, log, error = run_predict(tmp_path / "many", aligned=True, num_workers=2)
     assert [Path(line["file"]).stem for line in lines] == [
         f"{number:02d}" for number in range(29) if number != 13
     ]
@@ -149,15 +148,66 @@ def test_one_bad_file_among_many_costs_one_line(answers, face, tmp_path):
     overlays = [line["overlay"] for line in lines]
     assert overlays == sorted(set(overlays))
     # A second run does not take the first one's overlays for photographs.
-    again, _, _ = answers(tmp_path, aligned=True)
+    again, _, _ = run_predict(tmp_path, aligned=True)
     assert again == lines
+
+
+@pytest.fixture
+def photos(face, tmp_path, monkeypatch):
+    """A folder with one aligned crop, in the working folder, and a link to it."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "photos" / "ann.png", face[:64, :64])
+    (tmp_path / "link").symlink_to("photos")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("source", "out"),
+    [
+        ("{here}/photos", "photos/out"),
+        ("photos", "{here}/photos/out"),
+        ("photos", "photos/out"),
+        (".", "photos/out"),
+        ("link", "photos/out"),
+        ("{here}/photos", "link/out"),
+        ("photos/../photos", "photos/deeper/../out"),
+        ("photos", "photos"),
+        ("{here}/photos", "photos/."),
+        ("link", "{here}/photos"),
+    ],
+)
+def test_overlays_of_an_earlier_run_are_not_photographs(predictor, photos, source, out):
+    (photos / "deeper").mkdir()
+    out_dir = Path(out.format(here=photos.parent))
+    for _ in range(2):
+        files = find_images([source.format(here=photos.parent)], out_dir)
+        assert [file.name for file in files] == ["ann.png"]
+        with executor(0) as pool:
+            predict(predictor, pool, files, AlignedCrop(10_000), out_dir, batch_size=4)
+    assert [path.name for path in photos.rglob("overlays/*")] == ["000000_ann.png"]
+
+
+def test_overlays_in_another_output_folder_are_not_photographs(predictor, photos, monkeypatch):
+    for name in ("first", "second"):
+        files = find_images(["photos"], photos / name)
+        assert [file.name for file in files] == ["ann.png"]
+        with executor(0) as pool:
+            predict(predictor, pool, files, AlignedCrop(10_000), photos / name, batch_size=4)
+    monkeypatch.chdir(photos / "first")
+    with pytest.raises(ValueError, match="no image in overlays"):
+        find_images(["overlays"], photos / "second")
+    # A folder that only has the same name holds photographs, and a file that is named is read.
+    save(photos / "holiday" / "overlays" / "ben.png", np.zeros((8, 8), np.uint8))
+    assert len(find_images([str(photos)], photos / "second")) == 2
+    overlay = photos / "first" / "overlays" / "000000_ann.png"
+    assert find_images([str(overlay)], photos / "second") == [overlay]
 
 
 def die(path, size):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(predictor, tmp_path):
+def test_a_killed_worker_ends_the_run_with_one_sentence(predictor, tmp_path):
     files = [
         save(tmp_path / "in" / f"{number}.png", np.zeros((8, 8), np.uint8)) for number in range(3)
     ]
@@ -168,16 +218,16 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(predictor, tmp_pat
         predict(predictor, pool, files, die, tmp_path / "out", batch_size=4)
 
 
-def test_aligned_crops_are_taken_as_they_are(answers, predictor, face, tmp_path):
+def test_aligned_crops_are_not_aligned_again(run_predict, predictor, face, tmp_path):
     crop = np.ascontiguousarray(face[:128, 20:148])
-    lines, _, error = answers(save(tmp_path / "in" / "crop.png", crop), aligned=True)
+    lines, _, error = run_predict(save(tmp_path / "in" / "crop.png", crop), aligned=True)
     assert error is None
     assert lines[0]["box"] is None
     small = alignment.warp(crop, np.array([[0.25, 0, -0.375], [0, 0.25, -0.375]]), 32)
     probabilities, _ = predictor(small[None])
     np.testing.assert_allclose(list(lines[0]["attributes"].values()), probabilities[0], atol=1e-5)
-    _, log, error = answers(save(tmp_path / "in" / "wide.png", face), aligned=True)
-    assert "178x218 pixels are no aligned crop" in log
+    _, log, error = run_predict(save(tmp_path / "in" / "wide.png", face), aligned=True)
+    assert "must be square, and this is 178x218 pixels" in log
 
 
 def test_the_predictor_takes_any_number_of_faces(predictor):
@@ -194,29 +244,25 @@ def test_the_predictor_takes_any_number_of_faces(predictor):
         predictor(images.astype(np.float32))
 
 
-def test_the_benchmark_answers_the_photographs_it_is_given(predictor, face, tmp_path, monkeypatch):
+def test_the_benchmark_predicts_the_given_photographs(predictor, face, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in range(3):
         save(tmp_path / "in" / f"{number}.png", face)
-    figure = predict_figure(predictor, ["in"], limit=2, batch_size=2, num_workers=1, rounds=1)
-    assert (figure["images"], figure["faces"]) == (2, 2)
-    apart = figure["find_seconds"] + figure["network_seconds"]
-    assert figure["ratio"] == pytest.approx(apart / figure["seconds"])
+    row = measure_prediction(predictor, ["in"], limit=2, batch_size=2, num_workers=1, rounds=1)
+    assert (row["images"], row["faces"]) == (2, 2)
+    separately = row["find_seconds"] + row["network_seconds"]
+    assert row["ratio"] == pytest.approx(separately / row["seconds"])
 
 
 def test_the_package_is_imported_without_jax():
     code = "import sys, mgmtn_jax; assert 'jax' not in sys.modules; mgmtn_jax.Predictor"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=commands.ROOT, check=True)
 
 
-def test_what_is_not_there_is_one_sentence_and_exit_code_1(tmp_path):
+def test_a_missing_file_is_one_sentence_and_exit_code_1(tmp_path):
     workdir = write_workdir(tmp_path / "run")
-    command = [sys.executable, "-m", "experiments.predict", f"--workdir={workdir}"]
-    result = subprocess.run(
-        [*command, f"--out={tmp_path / 'out'}", "no/such.jpg"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert (result.returncode, result.stdout) == (1, "")
+    command = ["experiments.predict", f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]
+    environment = commands.environment(tmp_path / "compiled")
+    result = commands.run([*command, "no/such.jpg"], environment, status=1)
+    assert result.stdout == ""
     assert result.stderr.endswith("error: there is no file or folder no/such.jpg\n")

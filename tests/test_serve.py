@@ -1,12 +1,16 @@
-"""The page to try a network on: real requests to a real server."""
+"""The web page of `experiments.serve`: real requests to a real server."""
 
 import contextlib
 import http.client
 import io
 import json
+import re
 import socket
+import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,6 +22,7 @@ from experiments.photographs import web_app
 from landmarks.drawing.faces import face_jpeg
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.evaluation.predictor import Predictor
+from tests.helpers import commands
 from tests.helpers.tiny_workdir import ATTRIBUTES, write_workdir
 
 LIMITS = web_app.Limits(megabytes=2, pixels=10**6, seconds=1.0)
@@ -25,19 +30,54 @@ FACE = face_jpeg(5, 1)[0]
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    predictor = Predictor.from_workdir(write_workdir(tmp_path_factory.mktemp("run")))
-    app = web_app.create(predictor, LIMITS, host="127.0.0.1", num_threads=2)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield listening.getsockname()[1]
+def workdir(tmp_path_factory):
+    return write_workdir(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def predictor(workdir):
+    return Predictor.from_workdir(workdir)
+
+
+@pytest.fixture(scope="module")
+def port(predictor):
+    with serving(predictor, "127.0.0.1") as port:
+        yield port
+
+
+@contextlib.contextmanager
+def serving(predictor, host):
+    """The application on a port of its own, bound as the command binds it."""
+    app = web_app.create(predictor, LIMITS, host=host, num_threads=2)
+    port = free_port()
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), f"{host} cannot be bound"
+        time.sleep(0.01)
+    try:
+        yield port
+    finally:
         server.should_exit = True
         thread.join()
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def get(url, **headers):
+    """The status of a page, as a browser asks for it."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
 
 
 def ask(port, method, path, body=None, **headers):
@@ -58,7 +98,7 @@ def png(height, width):
     return data.getvalue()
 
 
-def test_the_page_asks_nobody_else(port):
+def test_the_page_makes_no_request_to_other_servers(port):
     status, headers, page = ask(port, "GET", "/")
     assert status == 200
     assert b"2 megabytes" in page
@@ -68,7 +108,52 @@ def test_the_page_asks_nobody_else(port):
     assert ask(port, "GET", "/", Host="evil.example")[0] == 400
 
 
-def test_fifty_uploads_at_once_get_the_same_answer(port):
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.2", True),
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("::1", True),
+        ("0:0:0:0:0:0:0:1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("", False),
+    ],
+)
+def test_every_host_serves_the_page_at_the_printed_address(predictor, host, loopback):
+    with serving(predictor, host) as port:
+        url = web_app.page_url(host, port)
+        assert get(url) == 200
+        # Another site's page may reach a loopback server by a name that resolves to it.
+        for foreign in ("evil.example", f"evil.example:{port}", "[2001:db8::1]", "[", ""):
+            assert get(url, Host=foreign) == (400 if loopback else 200), foreign
+
+
+def test_the_command_prints_an_ipv6_address_that_opens(workdir, tmp_path):
+    command = ["experiments.serve", f"--workdir={workdir}", "--host=::1", f"--port={free_port()}"]
+    environment = commands.environment(tmp_path)
+    with commands.start(command, environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            log = iter(process.stderr.readline, "")
+            url = next(m[1] for line in log if (m := re.search(r"open (http://\S+)", line)))
+            deadline = time.monotonic() + 60
+            status = None
+            while status is None and time.monotonic() < deadline:
+                with contextlib.suppress(urllib.error.URLError):
+                    status = get(url)
+        finally:
+            process.terminate()
+        assert (status, url.startswith("http://[::1]:")) == (200, True)
+
+
+def test_a_host_without_an_address_is_one_sentence(predictor):
+    with pytest.raises(ValueError, match=r"no address for host 'no\.such\.host\.invalid'"):
+        web_app.create(predictor, LIMITS, host="no.such.host.invalid", num_threads=1)
+
+
+def test_fifty_concurrent_uploads_get_the_same_response(port):
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda _: predict(port, FACE), range(50)))
     assert all(answer == answers[0] for answer in answers)
@@ -82,27 +167,27 @@ def test_fifty_uploads_at_once_get_the_same_answer(port):
     assert face["picture"].startswith("data:image/")
 
 
-def test_a_photograph_without_a_face_has_no_answers(port):
+def test_a_photograph_without_a_face_has_no_predictions(port):
     assert predict(port, png(100, 100)) == (200, {"found": 0, "faces": []})
 
 
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
-        (b"", 400, "there is no file"),
+        (b"", 400, "contains no file"),
         (b"no picture at all", 422, "image"),
         (FACE[: len(FACE) // 2], 422, "image"),
         (png(1001, 1000), 422, "1000x1001 pixels"),
-        (bytes(50_000_000), 413, "more than 2 megabytes"),
+        (bytes(50_000_000), 413, "limit of 2 megabytes"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_in_words(port, body, status, sentence):
+def test_bad_uploads_are_rejected_with_a_message(port, body, status, sentence):
     got, answer = predict(port, body)
     assert got == status
     assert sentence in answer["error"]
 
 
-def test_a_slow_upload_and_one_without_an_end_are_refused(port):
+def test_slow_and_endless_uploads_are_rejected(port):
     def upload(chunk, pause):
         with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
             client.sendall(
@@ -118,5 +203,5 @@ def test_a_slow_upload_and_one_without_an_end_are_refused(port):
             return answer
 
     assert b"more than 1 seconds to arrive" in upload(b"x", 0.1)
-    assert b"more than 2 megabytes" in upload(bytes(500_000), 0.001)
+    assert b"limit of 2 megabytes" in upload(bytes(500_000), 0.001)
     assert predict(port, FACE)[0] == 200

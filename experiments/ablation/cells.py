@@ -1,4 +1,4 @@
-"""The cells of an ablation: what each changes in the config, and which trainings fill them."""
+"""The cells of an ablation: their config overrides, and the runs (cell and seed) to train."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.attributes import AttributeSet, did_you_mean
 from mgmtn_jax.data.storage import atomic_file
 from mgmtn_jax.models.aml import MASK_PARTS
 from mgmtn_jax.models.build import network_builder
@@ -26,12 +26,18 @@ CELLS: dict[str, dict[str, str]] = {
     "+AML+G2FF": {},
     "oracle": {"model.masks": "oracle", "model.mask_training": "stop_gradient"},
 }
-"""Cell -> what it changes in the config of the full network; `mgmtn_jax.models.mgmtn` says what the
-cells are. Two stages need masks to train, so cells without any are trained in one."""
+"""Cell -> overrides of the full network's config; `mgmtn_jax.models.mgmtn` describes the networks.
+Cells that train no masks use `stop_gradient`, because two-stage training needs masks."""
 
 
 class Run(NamedTuple):
-    """One training, and where it lies."""
+    """One cell trained with one seed.
+
+    Attributes:
+      cell: Name in `CELLS`.
+      seed: Seed of the training.
+      workdir: Working directory of the training.
+    """
 
     cell: str
     seed: int
@@ -39,19 +45,22 @@ class Run(NamedTuple):
 
     @property
     def overrides(self) -> dict[str, str | int]:
-        """Config field -> its value, where it is not that of the full network."""
+        """Config field -> value, where it differs from the full network."""
         return {**CELLS[self.cell], "train.seed": self.seed}
 
 
 def parse_seeds(cells: Sequence[str], seeds: Sequence[str]) -> dict[str, int]:
-    """Cell -> number of seeds, in the order of `cells`.
+    """Parses the --seeds flag.
 
     Args:
-      cells: names in `CELLS`.
-      seeds: a number for all cells, and CELL:NUMBER for those that have another.
+      cells: Names in `CELLS`.
+      seeds: A number for all cells, and CELL:NUMBER for exceptions.
+
+    Returns:
+      Cell -> number of seeds, in the order of `cells`.
 
     Raises:
-      ValueError: for an unknown cell, and for a number of seeds that is missing or not a number.
+      ValueError: If a cell is unknown, or has no positive number of seeds.
     """
     counts: dict[str, str] = {}
     for item in seeds:
@@ -59,21 +68,26 @@ def parse_seeds(cells: Sequence[str], seeds: Sequence[str]) -> dict[str, int]:
         counts[cell] = count
     for cell in [*cells, *counts]:
         if cell and cell not in CELLS:
-            raise ValueError(f"there is no cell {cell!r}, only {', '.join(CELLS)}")
+            raise ValueError(
+                f"there is no cell {cell!r} among {', '.join(CELLS)}{did_you_mean(cell, CELLS)}"
+            )
     parsed = {cell: counts.get(cell, counts.get("", "")) for cell in cells}
     for cell, count in parsed.items():
         if not count.isdecimal() or int(count) < 1:
-            raise ValueError(f"--seeds={','.join(seeds)} gives {cell} no number of seeds above 0")
+            raise ValueError(
+                f"--seeds={','.join(seeds)} gives cell {cell} the number of seeds {count!r}; "
+                "expected a whole number of at least 1"
+            )
     return {cell: int(count) for cell, count in parsed.items()}
 
 
 def plan(out: Path, seeds: Mapping[str, int], first_seed: int) -> list[Run]:
-    """All trainings, one seed of every cell before the second of any: the table is soon complete.
+    """Lists all runs, ordered by seed, so that a table of all cells exists after the first seed.
 
     Args:
-      out: the folder of the ablation.
-      seeds: cell -> number of seeds.
-      first_seed: of each cell.
+      out: Output folder of the ablation.
+      seeds: Cell -> number of seeds.
+      first_seed: First seed of each cell.
     """
     return [
         Run(cell, seed, out / cell.strip("+").replace("+", "-").lower() / f"seed-{seed}")
@@ -86,16 +100,17 @@ def plan(out: Path, seeds: Mapping[str, int], first_seed: int) -> list[Run]:
 def check(
     config: ml_collections.ConfigDict, attribute_set: AttributeSet, cells: Iterable[str]
 ) -> None:
-    """Finds out before the first training whether all can be built.
+    """Checks before the first training that the network of every cell can be built.
 
     Raises:
-      ValueError: if the config is not one of the full network, or a cell does not build.
+      ValueError: If `config` is not of the full network, or a cell's network cannot be built.
     """
     model = config.model
     if model.name != "mgmtn" or model.masks not in MASK_PARTS or model.fusion == "none":
         raise ValueError(
-            "an ablation starts from the full network, and takes parts away itself: model.name="
-            f"{model.name}, model.masks={model.masks}, model.fusion={model.fusion} are not that"
+            "an ablation starts from the full network and removes parts itself, but the config has "
+            f"model.name={model.name}, model.masks={model.masks}, model.fusion={model.fusion}: "
+            f"choose mgmtn, masks from {', '.join(MASK_PARTS)}, and a fusion other than none"
         )
     for cell in cells:
         changed = config.copy_and_resolve_references()
@@ -104,13 +119,17 @@ def check(
 
 
 def claim(out: Path, metadata: Mapping[str, Any]) -> None:
-    """Writes `config.json`, or checks that the one there belongs to the same ablation.
+    """Writes OUT/config.json, or checks that an existing one belongs to the same ablation.
 
-    Like all of the ablation, without a question to JAX about devices or processes: it would take
-    hold of the devices, and they belong to the trainings.
+    The ablation never asks JAX for devices or processes: initializing a backend would reserve the
+    devices that its child processes train on.
+
+    Args:
+      out: Output folder of the ablation.
+      metadata: Metadata of the full network's run (`run_metadata`).
 
     Raises:
-      ValueError: if it belongs to another, with the fields that differ.
+      ValueError: If the folder holds another ablation; the message lists the differing fields.
     """
     path = out / "config.json"
     if path.exists():

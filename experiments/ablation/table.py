@@ -1,4 +1,4 @@
-"""The result of an ablation, as a table for people, one for programs, and a picture."""
+"""The table of an ablation: as Markdown, as CSV and as a plot."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _INK, _FAINT = "#0072b2", "#999999"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One network. Accuracies are in percent, and None where undefined.
+    """Metrics of one cell. Accuracies are in percent, and None where undefined.
 
     Attributes:
-      cell: its name.
-      accuracies: mean accuracy of each seed.
-      balanced_accuracy: mean over seeds, like all that follow.
-      difference: to the first row in points; None in the first row itself.
-      mask_iou: mean over regions, a fraction; None for a network that predicts no masks.
-      per_group: group -> accuracy.
+      cell: Name of the cell.
+      accuracies: Mean accuracy over attributes, for each seed.
+      balanced_accuracy: Mean over seeds, as are the metrics below.
+      difference: Difference to the first row in points, with its interval; None in the first row.
+      mask_iou: Mean over regions, a fraction; None for a network that predicts no masks.
+      per_group: Group -> accuracy.
     """
 
     cell: str
@@ -48,40 +48,45 @@ class Row:
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation over seeds, estimated from them; None if there is one."""
+        """Sample standard deviation over seeds; None for a single seed."""
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else None
 
 
 class LabelledSplit(NamedTuple):
-    """The split that the table is about."""
+    """The faces that the table compares networks on.
+
+    Attributes:
+      keys: Key of each face.
+      labels: 1 positive, 0 negative, -1 unknown.
+    """
 
     keys: list[str]
     labels: Int[np.ndarray, "N A"]
 
 
 def read_labels(data_dir: epath.PathLike, split: str) -> LabelledSplit:
-    """The keys and labels of a split.
+    """Reads the keys and labels of a split.
 
     Raises:
-      ValueError: if no label is known.
+      ValueError: If no label is known.
     """
     records = list(pipeline.read_records(data_dir, split))
     labels = np.array([record.labels for record in records])
     if not (labels != schema.UNKNOWN).any():
-        raise ValueError(f"{data_dir} has no known label in its split {split!r}")
+        raise ValueError(f"split {split!r} of {data_dir} has no known label, so nothing to compare")
     return LabelledSplit([record.key for record in records], labels)
 
 
 def summarize(evaluated: Mapping[str, Sequence[Path]], split: LabelledSplit) -> list[Row]:
-    """A row for each cell.
+    """Computes the table, one row per cell.
 
     Args:
-      evaluated: cell -> what `experiments.evaluate` wrote, a folder for every seed. The first cell
-        is the one that the others are compared with.
-      split: the faces that were evaluated.
+      evaluated: Cell -> output folders of `experiments.evaluate`, one per seed. The others are
+        compared with the first cell.
+      split: The faces that were evaluated.
 
     Raises:
-      ValueError: if a folder is about other faces.
+      ValueError: If a folder holds predictions of other faces.
     """
     baseline = next(iter(evaluated))
     correct = {
@@ -112,10 +117,10 @@ def write(out_dir: Path, rows: Sequence[Row], *, title: str, provenance: Mapping
     """Writes `ablation.md`, `ablation.csv` and `ablation.svg`.
 
     Args:
-      out_dir: where they go.
-      rows: the first is the one that the others are compared with.
-      title: of the table.
-      provenance: what a reader needs to get the same figures, as label -> text.
+      out_dir: Output folder.
+      rows: The rows; the others are compared with the first.
+      title: Title of the table.
+      provenance: Facts needed to reproduce the table, as label -> text.
     """
     (out_dir / "ablation.md").write_text(_markdown(rows, title, provenance))
     with (out_dir / "ablation.csv").open("w", newline="") as file:
@@ -129,12 +134,15 @@ def write(out_dir: Path, rows: Sequence[Row], *, title: str, provenance: Mapping
 def _read_correctness(folder: Path, split: LabelledSplit) -> Float[np.ndarray, "N A"]:
     keys, _, probabilities = comparison.read_predictions(folder / "predictions.csv")
     if keys != split.keys:
-        raise ValueError(f"{folder} was made from other faces than the data set holds now")
+        raise ValueError(
+            f"{folder} holds predictions of other faces than the dataset does now: "
+            "remove it and run the same command again"
+        )
     return comparison.correctness(probabilities, split.labels)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean over seeds; None where the figure is undefined, which it then is for all."""
+    """Mean over seeds; None where the metric is undefined, which is then so for every seed."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -162,9 +170,9 @@ def _markdown(rows: Sequence[Row], title: str, provenance: Mapping[str, str]) ->
     facts = "\n".join(f"- {label}: {text}" for label, text in provenance.items())
     return f"""# {title}
 
-Accuracies in percent: unweighted means over attributes, and over seeds; ± is the standard deviation
-over seeds. "above {baseline}" is in points, with a 95 % interval: a paired bootstrap over images of
-the seeds' mean. The columns on the right are the accuracies of the groups.
+Accuracies are in percent: unweighted means over attributes, then over seeds; ± is the standard
+deviation over seeds. "above {baseline}" is the difference in points with a 95 % interval, from a
+paired bootstrap over images of the mean over seeds. The columns on the right are per group.
 
 {table}
 
@@ -173,9 +181,9 @@ the seeds' mean. The columns on the right are the accuracies of the groups.
 
 
 def _fields(row: Row) -> dict[str, str | int | float | None]:
-    """A row of the CSV; what is undefined is an empty field."""
+    """A row of the CSV file; undefined metrics are empty fields."""
     difference = row.difference or (None, None, None)
-    figures = {
+    metrics = {
         "mean_accuracy": row.accuracy,
         "standard_deviation": row.deviation,
         "mean_balanced_accuracy": row.balanced_accuracy,
@@ -183,12 +191,12 @@ def _fields(row: Row) -> dict[str, str | int | float | None]:
         "mean_mask_miou": row.mask_iou,
         **{f"accuracy_{group}": accuracy for group, accuracy in row.per_group.items()},
     }
-    rounded = {k: None if v is None else round(v, 4) for k, v in figures.items()}
+    rounded = {k: None if v is None else round(v, 4) for k, v in metrics.items()}
     return {"cell": row.cell, "seeds": len(row.accuracies), **rounded}
 
 
 def _draw(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Differences to the first row with their intervals, and a faint dot below for every seed."""
+    """Plots the difference of each row to the first with its interval, and a dot for every seed."""
     baseline = rows[0]
     with matplotlib.rc_context({"svg.hashsalt": "mgmtn", "font.size": 9}):
         figure = Figure(figsize=(7, 1.2 + 0.4 * len(rows)), layout="constrained")

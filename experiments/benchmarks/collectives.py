@@ -1,4 +1,4 @@
-"""What the devices of a mesh tell each other in a training step, read from the compiled program."""
+"""Bytes that the devices of a mesh exchange in a training step, read from the compiled program."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from mgmtn_jax.training.step import init_state, make_train_step
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 
-def collective_figure(
+def measure_collectives(
     variant: str, image_size: int, faces_per_device: int, fsdp: int
 ) -> dict[str, Any]:
-    """Compiles a step for all devices of this process, and runs nothing.
+    """Compiles a training step for all devices of this process, without running it.
 
     Args:
-      variant: what differs from common.py in its group `model`, as for `benchmark step`.
-      image_size: pixels a side.
-      faces_per_device: of the batch.
-      fsdp: devices that share each large parameter.
+      variant: Fields of `config.model` that differ from common.py, as for `benchmark step`.
+      image_size: Side of the face crops in pixels.
+      faces_per_device: Per-device batch size.
+      fsdp: Number of devices that share each large parameter.
 
     Returns:
-      In bytes, on each device: what collectives of each kind return; the parameters, and those of
-      them that are split over `fsdp`, whole; the step's arguments, and what it keeps meanwhile.
+      One row of sizes in bytes: the results of each kind of collective on one device; all
+      parameters, and those sharded over `fsdp`, both before sharding; the arguments and the
+      temporary buffers of the step on one device.
     """
     devices = jax.device_count()
     config = variant_config(variant, image_size, faces_per_device * devices)
     mesh = partitioning.create_mesh(-1, fsdp, config.data.batch_size)
-    whole = partitioning.replicated(mesh)
     build = network_builder(config, CELEBA)
     optimizer, schedule = optimization.create_optimizer(config, num_steps=10_000)
     init = functools.partial(init_state, build, optimizer)
@@ -47,14 +47,14 @@ def collective_figure(
     shardings = partitioning.state_shardings(mesh, state)
     batch = jax.eval_shape(lambda: noise(config.data.image_size, config.data.batch_size))
     network = functional.create(build, partitioning.parameters_at_use(mesh))
-    # What is sent is decided before the code is optimized, which takes CPU compilers minutes.
+    # Collectives are fixed before code is optimized, which takes minutes on CPU: leave it out.
     on_cpu = jax.default_backend() == "cpu"
     options: dict[str, Any] | None = {"xla_backend_optimization_level": 0} if on_cpu else None
     program = (
         jax.jit(
             make_train_step(network, optimizer, schedule, config, CELEBA),
             in_shardings=(shardings, partitioning.batch_sharding(mesh)),
-            out_shardings=(shardings, whole),
+            out_shardings=(shardings, partitioning.replicated(mesh)),
             donate_argnums=0,
         )
         .lower(state, batch)
@@ -81,11 +81,16 @@ def collective_figure(
 
 
 def collective_bytes(program: str) -> dict[str, int]:
-    """Kind of collective -> bytes that those of a compiled program return.
+    """Sums the bytes that the collectives of a compiled program return.
+
+    An asynchronous collective is counted at its `-done` operation: the result of its `-start`
+    includes the inputs.
 
     Args:
-      program: as XLA prints it. Of a collective that runs beside the computation, the end counts:
-        what its start returns includes what goes in.
+      program: Text of the compiled program (HLO).
+
+    Returns:
+      Kind of collective -> bytes.
     """
     total: collections.Counter[str] = collections.Counter()
     for shapes, kind in re.findall(rf" = (.*?) ({_KINDS})(?:-done)?\(", program):

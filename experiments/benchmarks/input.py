@@ -1,4 +1,4 @@
-"""How fast batches come out of a data set: our pipeline beside tf.data and a plain Pillow loop."""
+"""Throughput of the input pipeline, beside tf.data and a plain Pillow loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ from mgmtn_jax.data.images import decode_image
 
 
 class Setting(NamedTuple):
-    """What every reader is asked for."""
+    """The batches that every reader produces.
+
+    Attributes:
+      data_dir: Dataset folder.
+      split: Split that is read.
+      image_size: Side of the face crops in pixels.
+      batch_size: Faces per batch.
+      num_threads: Threads of the pipeline.
+    """
 
     data_dir: epath.PathLike
     split: str
@@ -31,17 +39,17 @@ class Setting(NamedTuple):
     num_threads: int
 
 
-def figures(setting: Setting, num_batches: int, rounds: int) -> Iterator[dict[str, Any]]:
-    """Times every reader in turn, several times over, so that none has the machine to itself.
+def measure_readers(setting: Setting, num_batches: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """Measures every reader in turn, several times, so that a disturbance affects all alike.
 
     Args:
-      setting: what is read.
-      num_batches: how many batches a measurement takes.
-      rounds: measurements of each reader.
+      setting: The batches to produce.
+      num_batches: Batches per measurement.
+      rounds: Measurements of each reader.
 
     Yields:
-      For each reader, the medians of images a second and of images a second of processor time (of
-      all threads together: the rate of one core).
+      One row per reader: the median images per second, and images per second of processor time
+      summed over threads, which is the rate of one core.
     """
     readers: dict[str, Iterator[Any]] = {
         "pipeline": iter(_pipeline(setting, "none")),
@@ -53,7 +61,7 @@ def figures(setting: Setting, num_batches: int, rounds: int) -> Iterator[dict[st
     if tensorflow is not None:
         readers["tf.data, plain resize"] = tensorflow
     num_examples = pipeline.num_examples(setting.data_dir, setting.split)
-    for _ in range(-(-num_examples // setting.batch_size)):  # Fills the cache.
+    for _ in range(-(-num_examples // setting.batch_size)):  # fills the cache
         next(readers["pipeline, cache"])
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
     for _ in range(rounds):
@@ -71,8 +79,8 @@ def figures(setting: Setting, num_batches: int, rounds: int) -> Iterator[dict[st
 
 
 def _rate(reader: Iterator[Any], setting: Setting, num_batches: int) -> tuple[float, float]:
-    """Images a second by the clock and by the processor, after what was made ahead is used up."""
-    _wait_for_rest()
+    """Images per second of wall time and of processor time, measured after prefetched batches."""
+    _wait_until_idle()
     for _ in range(2 * setting.num_threads + 4):
         next(reader)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -82,8 +90,8 @@ def _rate(reader: Iterator[Any], setting: Setting, num_batches: int) -> tuple[fl
     return images / (time.perf_counter() - wall), images / (time.process_time() - cpu)
 
 
-def _wait_for_rest() -> None:
-    """Until the threads of the other readers have made all that they make ahead."""
+def _wait_until_idle() -> None:
+    """Waits until the other readers' threads have filled their prefetch buffers."""
     busy = 1.0
     while busy > 0.02:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -105,7 +113,7 @@ def _pipeline(setting: Setting, cache: Storage) -> Iterator[pipeline.Batch]:
 
 
 def _resizing_pipeline(setting: Setting) -> Iterator[Any]:
-    """The same records, threads and batches, but each image is only brought to size."""
+    """The same records, threads and batches; a resize replaces alignment and augmentation."""
     faces = pipeline.open_faces(setting.data_dir, setting.split, "raise")
     size = setting.image_size
 
@@ -135,7 +143,7 @@ def _resizing_pipeline(setting: Setting) -> Iterator[Any]:
 
 
 def _pillow(setting: Setting) -> Iterator[np.ndarray]:
-    """One thread, nothing but Pillow: what one writes first."""
+    """The simplest reader: one thread, decoding and resizing by Pillow."""
     source = schema.open_split(setting.data_dir, setting.split)
     order = itertools.cycle(np.random.default_rng(0).permutation(len(source)).tolist())
     side = (setting.image_size, setting.image_size)
@@ -149,7 +157,7 @@ def _pillow(setting: Setting) -> Iterator[np.ndarray]:
 
 
 def _tensorflow(setting: Setting) -> Iterator[Any] | None:
-    """tf.data as its guide advises, or None without TensorFlow."""
+    """A tf.data pipeline that follows its performance guide; None if TensorFlow is missing."""
     try:
         import tensorflow as tf
     except ImportError:
@@ -175,13 +183,20 @@ def _tensorflow(setting: Setting) -> Iterator[Any] | None:
         .repeat()
         .map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
         .batch(setting.batch_size, drop_remainder=True)
-        .prefetch(setting.num_threads + 2)  # AUTOTUNE hoards while the others are measured.
+        .prefetch(
+            setting.num_threads + 2
+        )  # AUTOTUNE would keep filling its buffer while others run
     )
     return batches.as_numpy_iterator()
 
 
 def decode_rate(setting: Setting, count: int = 2000) -> dict[str, Any]:
-    """The ceiling: images a second that one core decodes and does nothing else with."""
+    """Images per second that one core decodes without further work: the upper bound of readers.
+
+    Args:
+      setting: Dataset folder and split.
+      count: Maximum number of images to decode.
+    """
     source = schema.open_split(setting.data_dir, setting.split)
     images = [schema.parse(source[index]).image for index in range(min(count, len(source)))]
     begin = time.process_time()

@@ -1,4 +1,4 @@
-"""How fast the landmark stage finds faces: one worker and several, beside a plain dlib loop."""
+"""Throughput of the landmark stage with one and several workers, beside a plain dlib loop."""
 
 from __future__ import annotations
 
@@ -23,34 +23,36 @@ from landmarks.sources.readers import FileReader
 from landmarks.task import Task
 from mgmtn_jax.data.images import MAX_PIXELS
 
-_SHARDS_PER_WORKER = 8  # So that few faces are left to one worker at the end.
+_SHARDS_PER_WORKER = 8  # small shards, so that workers finish at nearly the same time
 
 
 class _Timing(NamedTuple):
+    """Seconds until all models are loaded, and faces per second from then on."""
+
     start_seconds: float
     faces_per_second: float
 
 
-def landmark_figures(
+def measure_landmarks(
     source: str, data_dir: str | None, limit: int, num_workers: int, rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Times the loop and the stage in turns, several times over, so that a busy minute hits all.
+    """Times the loop and the stage in turn, several times, so that a disturbance affects both.
 
     Args:
-      source: one of `landmarks.sources.SOURCES`.
-      data_dir: its folder.
-      limit: how many of its faces. They are laid in a folder first, so that of every source it is
-        the reading of files that is timed.
-      num_workers: how many workers are compared with one.
-      rounds: how often each is timed.
+      source: Name in `landmarks.sources.SOURCES`.
+      data_dir: Folder of the source; None if it needs none.
+      limit: Number of faces. They are first written to files of a temporary folder, so that every
+        source is timed reading files.
+      num_workers: Number of workers to compare with one.
+      rounds: Measurements of each.
 
     Yields:
-      For the loop, one worker and `num_workers`: the medians of the seconds until the models are
-      loaded and of the faces a second from then on; and the medians over the rounds of their rate
-      as a multiple of the loop's and of one worker's.
+      One row for the loop, one for a single worker and one for `num_workers`: median seconds until
+      the models are loaded, median faces per second from then on, and the median over rounds of
+      that rate relative to the loop and to one worker.
 
     Raises:
-      ValueError: if there are so few faces that the workers are never at work together.
+      ValueError: If there are fewer shards than workers.
     """
     task = Task(
         source=source,
@@ -65,7 +67,7 @@ def landmark_figures(
     )
     with tempfile.TemporaryDirectory() as folder:
         images = _as_files(task.read_source(), folder)
-        counts = [0, *dict.fromkeys((1, num_workers))]  # No worker: the loop.
+        counts = [0, *dict.fromkeys((1, num_workers))]  # 0 stands for the loop
         timings: dict[int, list[_Timing]] = {count: [] for count in counts}
         for turn in range(rounds):
             for count in counts if turn % 2 else reversed(counts):
@@ -80,18 +82,18 @@ def landmark_figures(
             "faces": len(images.keys),
             "start_seconds": statistics.median(starts),
             "faces_per_second": statistics.median(rates),
-            "times_dlib_loop": _times(timings[count], timings[0]),
-            "times_one_worker": _times(timings[count], timings[1]),
+            "times_dlib_loop": _median_ratio(timings[count], timings[0]),
+            "times_one_worker": _median_ratio(timings[count], timings[1]),
         }
 
 
-def _times(timings: Sequence[_Timing], others: Sequence[_Timing]) -> float:
+def _median_ratio(timings: Sequence[_Timing], others: Sequence[_Timing]) -> float:
     pairs = zip(timings, others, strict=True)
     return statistics.median(a.faces_per_second / b.faces_per_second for a, b in pairs)
 
 
 def _as_files(source: Source, folder: str) -> Source:
-    """The same faces, each in a file of its own."""
+    """Writes each face to a file, and returns a source that reads them."""
     names = [f"{i}.jpg" for i in range(len(source.keys))]
     labels = []
     for name, face in zip(names, source.faces(np.arange(len(names))), strict=True):
@@ -104,10 +106,13 @@ def _as_files(source: Source, folder: str) -> Source:
 
 
 def _time_stage(task: Task, source: Source, num_workers: int) -> _Timing:
-    """What `landmarks.precompute` does between reading the labels and writing the summary."""
+    """Times `landmarks.precompute` from after reading the labels to before writing the summary."""
     plan = shards.plan_shards(source, num_workers * _SHARDS_PER_WORKER)
     if len(plan) < num_workers:
-        raise ValueError(f"--limit={len(source.keys)} faces are too few for {num_workers} workers")
+        raise ValueError(
+            f"--limit={len(source.keys)} faces make {len(plan)} shards, too few for {num_workers} "
+            "workers: raise --limit"
+        )
     all_begun, faces = 0.0, 0
 
     def count(workers_begun: int, faces_done: int) -> None:
@@ -127,7 +132,7 @@ def _time_stage(task: Task, source: Source, num_workers: int) -> _Timing:
 
 
 def _time_loop(source: Source) -> _Timing:
-    """What one writes first: dlib and OpenCV in one process, nothing of ours but the scale."""
+    """Times the simplest program: dlib and OpenCV in one process, at the stage's image scale."""
     assert isinstance(source.reader, FileReader)
     assert source.images is not None
     begin = time.perf_counter()

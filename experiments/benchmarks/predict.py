@@ -1,4 +1,4 @@
-"""How fast photographs are answered, beside its two halves measured apart."""
+"""Throughput of prediction on photographs, beside its two halves measured separately."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mgmtn_jax.data.images import MAX_PIXELS
 from mgmtn_jax.evaluation.predictor import Predictor
 
 
-def predict_figure(
+def measure_prediction(
     predictor: Predictor,
     paths: Sequence[str],
     limit: int,
@@ -32,39 +32,40 @@ def predict_figure(
     """Measures `experiments.predict` on photographs.
 
     Args:
-      predictor: the network.
-      paths: images and folders.
-      limit: how many images, the first by name.
-      batch_size: faces at a time.
-      num_workers: processes, at most.
-      rounds: the medians of so many measurements count.
+      predictor: The trained network.
+      paths: Image files and folders.
+      limit: Maximum number of images, the first in order of name.
+      batch_size: Faces per batch.
+      num_workers: Number of worker processes.
+      rounds: Number of measurements; medians are returned.
 
     Returns:
-      Seconds to read the images and find and align the faces, in this process alone and by
-      `num_workers` processes; seconds of the network alone; seconds of the whole, overlays and
-      all; and the sums of the first two, by each way to find, over the whole.
+      One row: seconds to read the images and to find and align the faces, by this process and by
+      `num_workers` processes; seconds of the network alone; seconds of the complete command,
+      overlays included; and `ratio` and `ratio_by_workers`, the seconds of finding (by each way)
+      plus the network's over those of the complete command.
 
     Raises:
-      FileNotFoundError: if there is no such image.
-      ValueError: if an image cannot be read.
+      FileNotFoundError: If an image or folder does not exist.
+      ValueError: If there is no image, or one cannot be read.
     """
     size = predictor.config.data.image_size
     find = functools.partial(FaceFinder(0, MAX_PIXELS), size=size)
     files = find_images(paths)[:limit]
-    found = _find(map, find, files)  # The first time, models are loaded.
-    _ask(predictor, found, batch_size)  # And programs compiled.
+    found = _find(map, find, files)  # loads dlib's models
+    _run_network(predictor, found, batch_size)  # compiles the network
     seconds = []
     for _ in range(rounds):
         with executor(num_workers) as pool:
-            _find(pool.map, find, files[: 8 * num_workers])  # Until all have loaded theirs.
+            _find(pool.map, find, files[: 8 * num_workers])  # loads every worker's models
             times = [
                 _seconds(_find, map, find, files),
                 _seconds(_find, pool.map, find, files),
-                _seconds(_ask, predictor, found, batch_size),
+                _seconds(_run_network, predictor, found, batch_size),
                 _seconds(_predict, predictor, pool, files, batch_size),
             ]
         seconds.append(times)
-    apart = [((one + net) / whole, (many + net) / whole) for one, many, net, whole in seconds]
+    ratios = [((one + net) / whole, (many + net) / whole) for one, many, net, whole in seconds]
     one, many, network, whole = map(statistics.median, zip(*seconds, strict=True))
     return {
         "figure": "predict",
@@ -76,8 +77,8 @@ def predict_figure(
         "network_seconds": network,
         "seconds": whole,
         "images_per_second": len(files) / whole,
-        "ratio": statistics.median(ratio for ratio, _ in apart),
-        "ratio_by_workers": statistics.median(ratio for _, ratio in apart),
+        "ratio": statistics.median(ratio for ratio, _ in ratios),
+        "ratio_by_workers": statistics.median(ratio for _, ratio in ratios),
     }
 
 
@@ -89,7 +90,7 @@ def _find(
     return [face for faces in run(find, files) for face in faces]
 
 
-def _ask(predictor: Predictor, found: Sequence[DetectedFace], batch_size: int) -> None:
+def _run_network(predictor: Predictor, found: Sequence[DetectedFace], batch_size: int) -> None:
     for first in range(0, len(found), batch_size):
         batch = found[first : first + batch_size]
         predictor(np.stack([face.image for face in batch]))

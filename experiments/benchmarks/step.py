@@ -1,4 +1,4 @@
-"""What a face costs each network: parameters, multiply-adds, time and memory."""
+"""Cost of networks per face: parameters, multiply-adds, time and memory."""
 
 from __future__ import annotations
 
@@ -30,69 +30,69 @@ VARIANTS = (
     "trunk=resnest50d",
     "trunk=resnest50d masks=unet mask_width=64",
 )
-"""Plain ResNet-50; with FCNHead and G2FF; both of ResNeSt-50; and the reported form."""
+"""Plain ResNet-50, ResNet-50 as MGMTN, both for ResNeSt-50, and the reported form (U-Net masks)."""
 
-_TURN_SECONDS = 0.3  # Shorter calls are repeated for so long, or starting them is what is timed.
+_TURN_SECONDS = 0.3  # Calls are repeated for this long, so that dispatch time does not dominate.
 
 
-class _Subject(NamedTuple):
+class _CompiledNetwork(NamedTuple):
     """A compiled network on one device.
 
     Attributes:
-      figures: what is known without a clock.
-      calls: forward and train; each starts its program and returns what it will write.
+      sizes: Measurements that need no clock: parameters, multiply_adds, step_bytes.
+      calls: Forward pass and training step; each dispatches its program and returns its outputs.
     """
 
-    figures: dict[str, Any]
+    sizes: dict[str, Any]
     calls: tuple[Callable[[], Any], Callable[[], Any]]
 
 
-def step_figures(
+def measure_steps(
     variants: Sequence[str], image_size: int, batch_size: int, rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Times all networks in turns, several times over, so that a busy minute hits all.
+    """Times all networks in turn, several times, so that a disturbance affects all alike.
 
     Args:
-      variants: fields of `config.model` that differ from `common.py`, as in `VARIANTS`. The first
-        is what the others are compared with.
-      image_size: pixels a side.
-      batch_size: faces in a batch.
-      rounds: how often each is timed.
+      variants: Fields of `config.model` that differ from `common.py`, as in `VARIANTS`. The others
+        are compared with the first.
+      image_size: Side of the face crops in pixels.
+      batch_size: Faces per batch.
+      rounds: Measurements of each network.
 
     Yields:
-      For each variant the number of parameters; multiply-adds of one face, forward; the median
-      seconds of a batch forward (attributes and masks) and of a whole training step; faces trained
-      a second; bytes of the step's arguments and of what it keeps meanwhile. Ratios are to the
-      first variant; those of times are the medians over the rounds. What a backend of XLA cannot
-      say is None.
+      One row per variant: number of parameters; multiply-adds of one face in the forward pass;
+      median seconds of a batch, forward (attributes and masks) and for a training step; faces
+      trained per second; bytes of the step's arguments and temporary buffers. Ratios are relative
+      to the first variant; those of times are medians over rounds. Values that the XLA backend does
+      not report are None.
 
     Raises:
-      ValueError: if a variant is not one.
+      ValueError: If a variant names an unknown field or a value of the wrong type.
     """
     configs = [variant_config(variant, image_size, batch_size) for variant in variants]
-    subjects = []
+    networks = []
     for variant, config in zip(variants, configs, strict=True):
         begin = time.perf_counter()
-        subjects.append(_prepare(config))
+        networks.append(_compile(config))
         logging.info("compiled %s in %.0f s", variant, time.perf_counter() - begin)
-    repeats = [[_repeats(call) for call in subject.calls] for subject in subjects]
-    seconds = np.empty((rounds, len(subjects), 2))
-    order = list(range(len(subjects)))
+    repeats = [[_repeats(call) for call in network.calls] for network in networks]
+    seconds = np.empty((rounds, len(networks), 2))
+    order = list(range(len(networks)))
     for turn in range(rounds):
         for i in order if turn % 2 else reversed(order):
-            pairs = zip(subjects[i].calls, repeats[i], strict=True)
+            pairs = zip(networks[i].calls, repeats[i], strict=True)
             seconds[turn, i] = [_seconds(call, count) for call, count in pairs]
-    for i, (variant, subject) in enumerate(zip(variants, subjects, strict=True)):
+    for i, (variant, network) in enumerate(zip(variants, networks, strict=True)):
         forward_seconds, step_seconds = np.median(seconds[:, i], axis=0)
         forward_ratio, step_ratio = np.median(seconds[:, i] / seconds[:, 0], axis=0)
-        work, work_of_first = (s.figures["multiply_adds"] for s in (subject, subjects[0]))
+        work, work_of_first = (n.sizes["multiply_adds"] for n in (network, networks[0]))
         yield {
             "figure": "step",
             "variant": variant,
             "device": jax.devices()[0].device_kind,
             "image_size": image_size,
             "batch_size": batch_size,
-            **subject.figures,
+            **network.sizes,
             "forward_seconds": forward_seconds,
             "step_seconds": step_seconds,
             "images_per_second": batch_size / step_seconds,
@@ -103,10 +103,10 @@ def step_figures(
 
 
 def variant_config(variant: str, image_size: int, batch_size: int) -> ml_collections.ConfigDict:
-    """The config of a variant.
+    """Creates the config of a variant.
 
     Raises:
-      ValueError: if it names no field of `config.model`, or not a value of its type.
+      ValueError: If it names an unknown field of `config.model` or a value of the wrong type.
     """
     config = common.get_config()
     config.data.image_size, config.data.batch_size = image_size, batch_size
@@ -114,16 +114,20 @@ def variant_config(variant: str, image_size: int, batch_size: int) -> ml_collect
         field, _, value = word.partition("=")
         if field not in config.model:
             known = ", ".join(config.model)
-            raise ValueError(f"variant {variant!r}: {field} is not one of {known}")
+            raise ValueError(
+                f"variant {variant!r}: {field!r} is not a model field; choose from {known}"
+            )
         kind = type(config.model[field])
         try:
             config.model[field] = kind(value)
         except ValueError as error:
-            raise ValueError(f"variant {variant!r}: {word} is not of {kind.__name__}") from error
+            raise ValueError(
+                f"variant {variant!r}: {value!r} is not a value of type {kind.__name__} for {field}"
+            ) from error
     return config
 
 
-def _prepare(config: ml_collections.ConfigDict) -> _Subject:
+def _compile(config: ml_collections.ConfigDict) -> _CompiledNetwork:
     build = network_builder(config, CELEBA)
     network = functional.create(build)
     optimizer, schedule = optimization.create_optimizer(config, num_steps=10_000)
@@ -151,19 +155,22 @@ def _prepare(config: ml_collections.ConfigDict) -> _Subject:
         state, scalars = step_compiled(state, batch)
         return scalars
 
-    # Of the program before XLA optimizes it, so that the count is the same on every device.
+    # The program before optimization, so that the count is the same on every device.
     cost = lowered.cost_analysis()
     memory = step_compiled.memory_analysis()
-    figures = {
+    sizes = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state["params"])),
         "multiply_adds": cost and round(cost["flops"] / 2 / config.data.batch_size),
         "step_bytes": memory and memory.argument_size_in_bytes + memory.temp_size_in_bytes,
     }
-    return _Subject(figures, (forward, train))
+    return _CompiledNetwork(sizes, (forward, train))
 
 
 def _fill(shapes: functional.State) -> functional.State:
-    """A state whose activations keep their size. `init_state` takes XLA longer than the step."""
+    """Fills a state with random weights that keep activations in range.
+
+    Drawn by NumPy, because compiling `init_state` takes XLA longer than compiling the step.
+    """
     rng = np.random.default_rng(0)
 
     def parameter(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -179,7 +186,10 @@ def _fill(shapes: functional.State) -> functional.State:
 
 
 def noise(image_size: int, batch_size: int) -> dict[str, np.ndarray]:
-    """A batch as the pipeline makes it; what is in it makes no step faster or slower."""
+    """A batch of random pixels, points and labels in the pipeline's layout.
+
+    The values do not affect the time of a step.
+    """
     rng = np.random.default_rng(0)
     spec = pipeline.batch_spec(batch_size, image_size, len(CELEBA.names))
     values = {
@@ -192,11 +202,13 @@ def noise(image_size: int, batch_size: int) -> dict[str, np.ndarray]:
 
 
 def _repeats(call: Callable[[], Any]) -> int:
-    _seconds(call, 1)  # The first run also loads the program.
+    """Number of calls that take about `_TURN_SECONDS`."""
+    _seconds(call, 1)  # The first call also loads the program.
     return max(1, round(_TURN_SECONDS / _seconds(call, 1)))
 
 
 def _seconds(call: Callable[[], Any], count: int) -> float:
+    """Mean seconds of a call, over `count` calls."""
     begin = time.perf_counter()
     for _ in range(count):
         result = call()

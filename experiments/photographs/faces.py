@@ -1,6 +1,6 @@
-"""What the processes that find faces do: from a file to aligned crops, and from masks to a picture.
+"""The work of the face-finding processes: image file to aligned crops, and masks to an overlay.
 
-They start in a second because nothing here needs JAX.
+Nothing here imports JAX, so that a process starts in one second.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from mgmtn_jax.data import alignment
 from mgmtn_jax.data.images import ImageError, decode_image
 from mgmtn_jax.report import pictures
 
-_PICTURE_SIZE = 224  # pixels a side of an overlay
-_of_thread = threading.local()  # dlib's detector keeps its pyramid in itself.
+_PICTURE_SIZE = 224  # side of an overlay in pixels
+# One detector per thread: dlib's detector stores its image pyramid in itself.
+_thread_local = threading.local()
 
 
 class DetectedFace(NamedTuple):
-    """A face that is ready for the network.
+    """A face, cropped for the network and for display.
 
     Attributes:
-      file: the image, as it was named.
-      number: of the face in its image.
-      box: left, top, right, bottom in pixels of the upright image; None for aligned crops.
-      image: the aligned crop.
-      landmarks: x then y in pixels of the crop; None for aligned crops.
-      picture: the same crop at another size, for people.
+      file: Path of the image as the user named it.
+      number: Index of the face in its image, in order of decreasing detection score.
+      box: Left, top, right, bottom in pixels of the upright image; None for aligned crops.
+      image: Aligned RGB crop of the network's input size.
+      landmarks: The 68 points, x then y, in pixels of the crop; None for aligned crops.
+      picture: The same crop at display size.
     """
 
     file: Path
@@ -46,11 +47,13 @@ class DetectedFace(NamedTuple):
     picture: UInt8[np.ndarray, "p p 3"]
 
 
-class Find(Protocol):
-    """How a file becomes faces of `size` pixels a side; in any number of threads or processes.
+class FindFaces(Protocol):
+    """A function from an image file to face crops of `size` pixels a side.
+
+    It is picklable and thread-safe.
 
     Raises:
-      ImageError, OSError: if the file cannot be read.
+      ImageError, OSError: If the file cannot be read.
     """
 
     def __call__(self, path: Path, size: int) -> list[DetectedFace]: ...
@@ -58,21 +61,27 @@ class Find(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FaceFinder:
-    """Finds and aligns the faces of a file, the surest first; a `Find`.
+    """Detects and aligns the faces of an image, highest detection score first; a `FindFaces`.
 
     Attributes:
-      upsample: how often images are doubled first.
-      max_pixels: of an image.
+      upsample: Number of times to double the image size before detection.
+      max_pixels: Largest accepted image, in pixels.
     """
 
     upsample: int
     max_pixels: int
 
     def __call__(self, path: Path, size: int) -> list[DetectedFace]:
-        return self.in_bytes(path.read_bytes(), size, path)
+        return self.from_bytes(path.read_bytes(), size, path)
 
-    def in_bytes(self, data: bytes, size: int, path: Path = Path()) -> list[DetectedFace]:
-        """The same of the bytes of a file that is not there."""
+    def from_bytes(self, data: bytes, size: int, path: Path = Path()) -> list[DetectedFace]:
+        """Detects and aligns the faces of an encoded image that is already in memory.
+
+        Args:
+          data: JPEG or PNG bytes.
+          size: Side of the crops in pixels.
+          path: File name to store in the results.
+        """
         image = decode_image(data, self.max_pixels)
         faces = []
         for number, found in enumerate(_detector(self.upsample).find_all(image)):
@@ -93,10 +102,10 @@ class FaceFinder:
 
 @dataclasses.dataclass(frozen=True)
 class AlignedCrop:
-    """Takes a file for one face, square and aligned already; a `Find`.
+    """Treats an image as one face that is already aligned and square; a `FindFaces`.
 
     Attributes:
-      max_pixels: of an image.
+      max_pixels: Largest accepted image, in pixels.
     """
 
     max_pixels: int
@@ -105,35 +114,36 @@ class AlignedCrop:
         image = decode_image(path.read_bytes(), self.max_pixels)
         height, width = image.shape[:2]
         if height != width:
-            raise ImageError(f"{width}x{height} pixels are no aligned crop, which would be square")
+            raise ImageError(f"an aligned crop must be square, and this is {width}x{height} pixels")
         crop, picture = _resized(image, size), _resized(image, _PICTURE_SIZE)
         return [DetectedFace(path, 0, None, crop, None, picture)]
 
 
 def write_overlay(path: Path, face: np.ndarray, masks: np.ndarray) -> None:
-    """Writes `pictures.overlay` as PNG.
+    """Writes a face under its masks (`pictures.overlay`) as a PNG file.
 
     Raises:
-      OSError: if it cannot be written.
+      OSError: If the file cannot be written.
     """
     Image.fromarray(pictures.overlay(face, masks)).save(path, compress_level=1)
 
 
-def begin_worker() -> None:
-    """Makes a new process one that works for its parent, and ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal sends Ctrl-C to all of them.
+def initialize_worker() -> None:
+    """Prepares a worker process: it ignores Ctrl-C, exits with its parent, and runs one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal sends Ctrl-C to every process.
     threading.Thread(target=workers.exit_with_parent, daemon=True).start()
-    cv2.setNumThreads(0)  # The processes are the parallelism.
+    cv2.setNumThreads(0)  # Parallelism comes from the processes.
 
 
 def _detector(upsample: int) -> Detector:
-    known = _of_thread.__dict__.setdefault("detectors", {})
-    if upsample not in known:
-        known[upsample] = Detector("hog", LFW_BOX, upsample)
-    return known[upsample]
+    """The calling thread's detector."""
+    detectors = _thread_local.__dict__.setdefault("detectors", {})
+    if upsample not in detectors:
+        detectors[upsample] = Detector("hog", LFW_BOX, upsample)
+    return detectors[upsample]
 
 
 def _resized(image: np.ndarray, size: int) -> UInt8[np.ndarray, "s s 3"]:
     scale = size / image.shape[0]
-    offset = scale / 2 - 0.5  # Pixels' centers have whole coordinates.
+    offset = scale / 2 - 0.5  # Pixel centers have integer coordinates.
     return alignment.warp(image, np.array([[scale, 0, offset], [0, scale, offset]]), size)
