@@ -1,4 +1,4 @@
-"""How parameters are updated: length of a run, learning rate, optimizer and frozen parts."""
+"""Optimizer, learning-rate schedule, length of a run, and frozen parts."""
 
 from __future__ import annotations
 
