@@ -35,7 +35,7 @@ BOX_COLUMNS = ("left", "top", "right", "bottom")
 # Names allowed in TFDS's file names and split arithmetic, where `all` has a meaning of its own.
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
-_FARTHEST = 1e6  # Pixels; beyond any image, and float32 is still exact to a tenth of a pixel.
+_MAX_COORDINATE = 1e6  # Pixels; beyond any image, and float32 is still exact to a tenth of a pixel.
 _EMPTY = -2
 _VALUES: Mapping[str, int] = {"1": 1, "0": 0, "-1": -1, "": _EMPTY}
 
@@ -119,7 +119,7 @@ def _box(path: epath.Path, line: int, fields: Sequence[str]) -> Box | None:
         return None
     sides = []
     for column, field in zip(BOX_COLUMNS, fields, strict=True):
-        if not _NUMBER.fullmatch(field) or abs(float(field)) > _FARTHEST:
+        if not _NUMBER.fullmatch(field) or abs(float(field)) > _MAX_COORDINATE:
             problem = f"{field!r} is not a number of pixels"
             raise LabelError(path, problem, line=line, column=column)
         sides.append(float(np.float32(field)))

@@ -22,7 +22,7 @@ from etils import epath
 from landmarks.sources.label_files import LabelError, bytes_of
 
 _MAX_ELEMENTS = 50_000_000  # A damaged size asks for no more than 400 MB.
-_MAX_SECONDS = 120.0  # LFWA's files take under a second.
+_MAX_SECONDS = 120.0  # LFWA's files take two to three.
 
 
 class MatFile:
