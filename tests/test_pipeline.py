@@ -9,7 +9,8 @@ import pytest
 
 from mgmtn_jax.data import alignment, pipeline, schema
 from mgmtn_jax.data.augmentation import NO_AUGMENTATION, Augmentation
-from mgmtn_jax.data.tfrecord import CorruptRecordError, index_tfrecord
+from mgmtn_jax.data.storage import RandomAccessFile
+from mgmtn_jax.data.tfrecord_index import CorruptRecordError, build_index
 from tests.helpers.dotted_faces import NUM_BITS, nearest_colors, record_indices, write_dataset
 
 COUNT = 23
@@ -63,7 +64,7 @@ def joined(parts: list[list[pipeline.Batch]]) -> list[pipeline.Batch]:
 def damage(folder, record: int) -> str:
     """Flips one bit in the middle of a record of the first shard and returns the shard's name."""
     path = schema.shard_paths(folder, "train")[0]
-    offsets = index_tfrecord(path)
+    offsets = build_index(RandomAccessFile(path)).offsets
     data = bytearray(path.read_bytes())
     data[int(offsets[record] + offsets[record + 1]) // 2] ^= 4
     path.write_bytes(bytes(data))
@@ -219,7 +220,8 @@ def test_a_truncated_shard_is_refused_or_its_rest_is_skipped(tmp_path):
     folder = tmp_path / "bad"
     write_dataset(folder, COUNT)
     path = schema.shard_paths(folder, "train")[0]
-    path.write_bytes(path.read_bytes()[: int(index_tfrecord(path)[4]) - 10])
+    offsets = build_index(RandomAccessFile(path)).offsets
+    path.write_bytes(path.read_bytes()[: int(offsets[4]) - 10])
     with pytest.raises(CorruptRecordError, match=f"{path.name}: record 3 at byte"):
         train(folder, 0)
     batches = train(folder, 30, on_corrupt="skip")

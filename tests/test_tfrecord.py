@@ -23,7 +23,6 @@ from mgmtn_jax.data.storage import RandomAccessFile
 from mgmtn_jax.data.tfrecord import (
     CorruptRecordError,
     TFRecordSource,
-    index_tfrecord,
     masked_crc32c,
     write_tfrecord,
 )
@@ -89,6 +88,17 @@ def test_an_index_out_of_range_is_an_index_error(path):
 def test_a_missing_file_is_named(tmp_path, path):
     with pytest.raises(FileNotFoundError, match="gone"):
         TFRecordSource([path, tmp_path / "gone"])
+
+
+def test_every_file_needs_a_length(path):
+    with pytest.raises(ValueError, match="longer"):
+        TFRecordSource([path], [len(PAYLOADS), 2])
+
+
+def test_damage_is_found_at_construction_without_lengths(path):
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptRecordError, match="record 4 at byte"):
+        TFRecordSource([path])
 
 
 def test_pickled_source_reads_the_same(path):
@@ -250,7 +260,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 def test_indexing_is_one_fast_pass(tmp_path):
     write_tfrecord(tmp_path / "f", [b"x" * 1000] * 4000)
     begin = time.thread_time()
-    offsets = index_tfrecord(tmp_path / "f")
+    offsets = tfrecord_index.build_index(RandomAccessFile(tmp_path / "f")).offsets
     # CPU time, about 0.01 s: other programs may be running.
     assert time.thread_time() - begin < 0.5
     assert offsets.tolist() == list(range(0, 4001 * 1016, 1016))

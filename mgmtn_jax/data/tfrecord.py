@@ -19,7 +19,6 @@ from mgmtn_jax.data.tfrecord_index import (
     FRAME_BYTES,
     HEADER,
     CorruptRecordError,
-    build_index,
     checked_length,
     masked_crc32c,
     read_index,
@@ -45,18 +44,6 @@ def write_tfrecord(path: epath.PathLike, records: Iterable[bytes]) -> int:
             file.write(payload)
             file.write(FOOTER.pack(masked_crc32c(payload)))
     return count
-
-
-def index_tfrecord(path: epath.PathLike) -> Int64[np.ndarray, " records_plus_1"]:
-    """The byte offset of each record, followed by the size of the file.
-
-    Raises:
-      CorruptRecordError: A length does not match its checksum, or the file ends inside a record.
-    """
-    offsets, damage = build_index(RandomAccessFile(path))
-    if damage is not None:
-        raise damage
-    return offsets
 
 
 class TFRecordSource:
@@ -112,9 +99,6 @@ class TFRecordSource:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TFRecordSource, (self._paths, self._lengths)
-
-    def __repr__(self) -> str:
-        return f"TFRecordSource({len(self)} records in {len(self._paths)} files)"
 
 
 class _OpenShard(NamedTuple):
