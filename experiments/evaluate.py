@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -164,20 +163,14 @@ def _predict(predictor: Predictor, data_dir: epath.PathLike, split: str) -> Pred
     """One pass over the split."""
     # So many on each device, not in all: every device computes the same shape in the same order of
     # operations, and the figures do not depend on how many there are, to the last bit.
-    batch_size = _BATCH_SIZE.value * jax.device_count()
     return predict_split(
         predictor.eval_step,
-        pipeline.evaluation_batches(
-            data_dir,
-            split=split,
-            batch_size=batch_size,
-            image_size=predictor.config.data.image_size,
-            num_threads=_NUM_THREADS.value,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ),
         predictor.mesh,
-        math.ceil(pipeline.num_examples(data_dir, split) / batch_size),
+        data_dir,
+        split,
+        batch_size=_BATCH_SIZE.value * jax.device_count(),
+        image_size=predictor.config.data.image_size,
+        num_threads=_NUM_THREADS.value,
     )
 
 

@@ -79,6 +79,7 @@ class Batches(Iterator[Batch]):
 
     def __init__(self, batches: grain.MapDataset[Batch], faces: Faces, num_threads: int) -> None:
         self._faces = faces
+        self.num_batches = len(batches)  # in all; close to sys.maxsize for training
         # A thread makes a whole batch. Two more than there are threads, so that none waits for the
         # batch before its own; the memory is num_threads + 2 batches.
         options = grain.ReadOptions(num_threads, num_threads + 2 if num_threads else 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from mgmtn_jax.attributes import REGIONS, AttributeSet
+from mgmtn_jax.data import pipeline
+from mgmtn_jax.data.schema import OnCorrupt
 from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
@@ -44,30 +47,59 @@ class Predictions:
 
 def predict_split(
     eval_step: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
-    batches: Iterable[dict[str, np.ndarray]],
     mesh: Mesh,
-    num_batches: int | None = None,
+    data_dir: epath.PathLike,
+    split: str,
+    *,
+    batch_size: int,
+    image_size: int,
+    num_threads: int,
+    on_corrupt: OnCorrupt = "raise",
 ) -> Predictions:
-    """One pass over a split.
+    """Predicts every face of a split, with a progress bar on a terminal.
+
+    Every process of the group calls it and gets the predictions of the whole split.
 
     Args:
-      eval_step: the jitted evaluation step with the parameters bound; its results are replicated,
-        so that every process holds them whole.
-      batches: this process's evaluation batches.
-      mesh: of the evaluation.
-      num_batches: for the progress bar.
+      eval_step: Jitted evaluation step with the parameters bound, from a sharded batch to
+        replicated results.
+      mesh: Mesh that the batches are sharded over.
+      data_dir: Data set folder.
+      split: Name of the split.
+      batch_size: Global batch size, of all processes together.
+      image_size: Side of the crops in pixels.
+      num_threads: Threads of this process that decode and align.
+      on_corrupt: Treatment of damaged records, see `data.faces.Faces`. A skipped record has no
+        row in the predictions.
+
+    Raises:
+      FileNotFoundError, ValueError: if the split does not exist or the batch size does not divide,
+        see `pipeline.evaluation_batches`.
+      CorruptRecordError: if a record is damaged and `on_corrupt` is `raise`.
     """
     columns: dict[str, list[np.ndarray]] = {"probabilities": [], "labels": [], "index": []}
     intersection = np.zeros(len(REGIONS), np.int64)
     union = np.zeros(len(REGIONS), np.int64)
-    for batch in tqdm.tqdm(batches, "evaluate", num_batches, unit="batch", disable=None):
-        result = jax.device_get(eval_step(partitioning.shard_batch(mesh, batch)))
-        valid = result["valid"]
-        for name, rows in columns.items():
-            rows.append(result[name][valid])
-        if "union" in result:
-            intersection += result["intersection"].sum(0, dtype=np.int64)
-            union += result["union"].sum(0, dtype=np.int64)
+    batches = pipeline.evaluation_batches(
+        data_dir,
+        split=split,
+        batch_size=batch_size,
+        image_size=image_size,
+        num_threads=num_threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        on_corrupt=on_corrupt,
+    )
+    with contextlib.closing(batches):
+        progress = tqdm.tqdm(batches, split, batches.num_batches, unit="batch", disable=None)
+        for batch in progress:
+            result = jax.device_get(eval_step(partitioning.shard_batch(mesh, batch)))
+            valid = result["valid"]
+            for name, rows in columns.items():
+                rows.append(result[name][valid])
+            if "union" in result:
+                intersection += result["intersection"].sum(0, dtype=np.int64)
+                union += result["union"].sum(0, dtype=np.int64)
     arrays = {name: np.concatenate(rows) for name, rows in columns.items()}
     return Predictions(
         **arrays,

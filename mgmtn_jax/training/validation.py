@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from mgmtn_jax.data import pipeline
 from mgmtn_jax.evaluation import metrics
 from mgmtn_jax.evaluation.predictor import predict_split
 from mgmtn_jax.models.functional import State
@@ -29,17 +27,13 @@ def validate(
     """
     predictions = predict_split(
         functools.partial(eval_step, state.get("ema", state["params"]), state["batch_stats"]),
-        pipeline.evaluation_batches(
-            config.data.dir,
-            split=config.data.validation_split,
-            batch_size=config.data.batch_size,
-            image_size=config.data.image_size,
-            num_threads=config.data.num_threads,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            on_corrupt=config.data.on_corrupt,
-        ),
         mesh,
+        config.data.dir,
+        config.data.validation_split,
+        batch_size=config.data.batch_size,
+        image_size=config.data.image_size,
+        num_threads=config.data.num_threads,
+        on_corrupt=config.data.on_corrupt,
     )
     figures = metrics.attribute_metrics(predictions.probabilities, predictions.labels)
     row = {
