@@ -1,25 +1,25 @@
-"""Evaluates a trained network on a split, from its workdir alone, and writes a report.
+"""Evaluates a trained network on a split and writes metrics, predictions and a report.
 
     python -m experiments.evaluate --workdir=runs/faces --data_dir=data/my_faces --split=test \\
         --out=reports/faces [--against=runs/baseline] [--slice_by=Male,Young] \\
         [--tune_on=validation]
 
-Writes OUT/metrics.json, OUT/predictions.csv and OUT/report/index.html. Any number of devices gives
-the same figures, whatever the network was trained on.
+Writes OUT/metrics.json, OUT/predictions.csv and OUT/report/index.html. It needs nothing of the
+training run but its workdir, and the metrics do not depend on the number of devices.
 
---against evaluates another run on the same faces and says by how much the first one is better, with
-a paired bootstrap. --slice_by says how accurate the network is on faces with and without an
-attribute, the largest gaps first. --tune_on says, beside the figures at 0.5, what they are at
-thresholds that give another split the best balanced accuracy.
+--against compares with another run on the same faces by a paired bootstrap. --slice_by compares the
+accuracy on faces with and without an attribute. --tune_on adds the metrics at thresholds that
+maximise balanced accuracy on another split, beside those at threshold 0.5.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,155 +28,157 @@ from absl import flags, logging
 from etils import epath
 
 from experiments import cli
+from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.evaluation import comparison, metrics, slices, thresholds
 from mgmtn_jax.evaluation.predictor import Predictions, Predictor, predict_split
 from mgmtn_jax.report import face_sheets, html_report
 from mgmtn_jax.runs.history import read_history
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The training run to evaluate.", required=True)
-_STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Data set folder, as landmarks.precompute writes.", required=True
-)
-_SPLIT = flags.DEFINE_string("split", "test", "Split of the data set.")
-_OUT = flags.DEFINE_string("out", None, "Where the files go.", required=True)
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 64, "Faces at a time on each device.", lower_bound=1
-)
-_NUM_THREADS = flags.DEFINE_integer("num_threads", 2, "Threads that decode and align.")
-_NUM_FACES = flags.DEFINE_integer(
-    "num_faces",
-    24,
-    "Faces on the report's sheet of examples; each other sheet has a third of them.",
-)
-_AGAINST = flags.DEFINE_string("against", None, "Workdir of a run to compare with.")
-_SLICE_BY = flags.DEFINE_list("slice_by", [], "Attributes, separated by commas.")
-_TUNE_ON = flags.DEFINE_string("tune_on", None, "Split whose thresholds are reported as well.")
-
 
 def evaluate(
     workdir: epath.PathLike,
-    step: int | None,
     data_dir: epath.PathLike,
-    split: str,
     out_dir: epath.PathLike,
-    against: epath.PathLike | None,
-    slice_by: Sequence[str],
-    tune_on: str | None,
-) -> None:
-    """Restores, predicts, and writes the three files.
+    *,
+    split: str = "test",
+    step: int | None = None,
+    against: epath.PathLike | None = None,
+    slice_by: Sequence[str] = (),
+    tune_on: str | None = None,
+    batch_size: int = 64,
+    num_threads: int = 2,
+    num_faces: int = 24,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Evaluates a network and writes the three files, or none if something cannot be computed.
+
+    Args:
+      workdir: Workdir of the training run.
+      data_dir: Data set folder, as `landmarks.precompute` writes it.
+      out_dir: Folder to write; created if missing.
+      split: Split to evaluate.
+      step: Step of the checkpoint; the newest by default.
+      against: Workdir of a run to compare with.
+      slice_by: Names of the attributes to slice by.
+      tune_on: Split on which thresholds are tuned, another one than `split`.
+      batch_size: Per-device batch size.
+      num_threads: Threads that decode and align; 0 does the work in the main thread.
+      num_faces: Number of faces on the report's sheet of examples; each other sheet has a third as
+        many. 0 leaves out all sheets.
+      command: Command line that the report shows, if any.
+
+    Returns:
+      The content of `metrics.json`.
 
     Raises:
-      FileNotFoundError, ValueError: no such checkpoint, split or folder; a damaged checkpoint;
-        attributes other than those the network predicts; thresholds tuned on `split` itself.
+      FileNotFoundError, ValueError: if a checkpoint, split or folder is missing, damaged or empty,
+        the data set has other attributes than the network, or an argument is invalid.
     """
-    if tune_on == split:
-        raise ValueError(f"thresholds tuned on {split} itself would flatter it: tune on another")
+    _check_arguments(data_dir, split, tune_on, num_faces)
     predictor = _restore(workdir, step, data_dir)
     other = None if against is None else _restore(against, None, data_dir)
-    slices.check(slice_by, predictor.attribute_set)
-    predictions = _predict(predictor, data_dir, split)
-    probabilities, labels = predictions.probabilities, predictions.labels
-    summary = metrics.summarize(
-        probabilities, labels, predictor.attribute_set, predictions.mask_iou or None
+    attribute_set = predictor.attribute_set
+    slices.check(slice_by, attribute_set)
+    predict = functools.partial(
+        _predict, data_dir=data_dir, batch_size=batch_size, num_threads=num_threads
     )
+    predictions = predict(predictor, split)
+    probabilities, labels = predictions.probabilities, predictions.labels
+    summary = metrics.summarize(probabilities, labels, attribute_set, predictions.mask_iou or None)
     if slice_by:
-        summary["slices"] = slices.accuracy_gaps(
-            probabilities, labels, predictor.attribute_set, slice_by
-        )
+        summary["slices"] = slices.accuracy_gaps(probabilities, labels, attribute_set, slice_by)
     if tune_on is not None:
-        tuned_on = _predict(predictor, data_dir, tune_on)
-        summary["tuned"] = {
-            "split": tune_on,
-            "num_examples": len(tuned_on.labels),
-            **thresholds.figures(
-                probabilities,
-                labels,
-                thresholds.tune(tuned_on.probabilities, tuned_on.labels),
-                predictor.attribute_set,
-            ),
-        }
+        tuned_on = predict(predictor, tune_on)
+        summary["tuned"] = _tuned_metrics(predictions, tuned_on, tune_on, attribute_set)
     if other is not None:
-        summary["against"] = {
-            "workdir": str(against),
-            "step": other.step,
-            **_comparison(
-                predictions, _predict(other, data_dir, split), predictor.attribute_set.names
-            ),
-        }
-    num_examples = summary["num_examples"]
-    if summary["mean_accuracy"] is None:
-        logging.warning("%s has no known label: there are predictions and no figures", split)
-    else:
-        logging.info(
-            "%s: %.2f %% mean accuracy (always the majority: %.2f %%) on %d faces",
-            split,
-            summary["mean_accuracy"],
-            summary["majority_accuracy"],
-            num_examples,
-        )
+        compared = _comparison(predictions, predict(other, split), attribute_set.names)
+        summary["against"] = {"workdir": str(against), "step": other.step, **compared}
+    _log_accuracy(summary, split)
+
+    # On every process: the masks on the sheets come from the network, which runs on all devices.
+    sheets = face_sheets.choose(predictor, predictions, data_dir, split, num_faces)
     if jax.process_index() == 0:
-        out = epath.Path(out_dir)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "metrics.json").write_text(json.dumps(summary, indent=1))
-        _write_predictions(
-            out / "predictions.csv",
-            pipeline.split_keys(data_dir, split, predictions.index),
-            predictor.attribute_set.names,
-            probabilities,
-        )
-    faces = face_sheets.choose(predictor, predictions, data_dir, split, _NUM_FACES.value)
-    if jax.process_index() == 0:
+        keys = pipeline.split_keys(data_dir, split, predictions.index)
         path = html_report.write_report(
-            out / "report",
-            title=f"{predictor.config.model.name} on {split}, {num_examples} faces",
+            epath.Path(out_dir) / "report",
+            title=f"{predictor.config.model.name} on {split}, {len(keys)} faces",
             metrics=summary,
             probabilities=probabilities,
             labels=labels,
             history=read_history(workdir),
-            sheets=faces,
-            provenance={
-                "Command": shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]]),
-                "Checkpoint": f"step {predictor.step}",
-                "Code": predictor.revision,
-                "Configuration": predictor.config.to_dict(),
-            },
+            sheets=sheets,
+            provenance=_provenance(predictor, command),
         )
+        _write_files(epath.Path(out_dir), summary, keys, attribute_set.names, probabilities)
         logging.info("report: %s", path)
+    return summary
+
+
+def _check_arguments(
+    data_dir: epath.PathLike, split: str, tune_on: str | None, num_faces: int
+) -> None:
+    """Refuses before minutes of prediction what would fail after them."""
+    if num_faces < 0:
+        raise ValueError(f"num_faces is {num_faces}: give the number of faces, or 0 for no sheets")
+    if tune_on == split:
+        raise ValueError(
+            f"thresholds tuned on {split!r} would overstate the metrics of {split!r}: choose "
+            "another split"
+        )
+    for name in (split,) if tune_on is None else (split, tune_on):
+        if not pipeline.num_examples(data_dir, name):
+            raise ValueError(f"{data_dir}: split {name!r} has no faces")
 
 
 def _restore(workdir: epath.PathLike, step: int | None, data_dir: epath.PathLike) -> Predictor:
-    """A network that predicts the attributes of the data set, in its order."""
+    """A network that predicts the attributes of the data set, in the order of its labels."""
     predictor = Predictor.from_workdir(workdir, step)
     attribute_set = schema.load_attribute_set(data_dir)
     if attribute_set.names != predictor.attribute_set.names:
         differing = set(attribute_set.names) ^ set(predictor.attribute_set.names)
         raise ValueError(
-            f"{data_dir} has other attributes than the network of {workdir}: "
-            f"{', '.join(sorted(differing)) or 'the order differs'}"
+            f"the attributes of {data_dir} are not those of the network in {workdir}: "
+            f"{', '.join(sorted(differing)) or 'their order differs'}"
         )
     return predictor
 
 
-def _predict(predictor: Predictor, data_dir: epath.PathLike, split: str) -> Predictions:
-    """One pass over the split."""
-    # So many on each device, not in all: every device computes the same shape in the same order of
-    # operations, and the figures do not depend on how many there are, to the last bit.
+def _predict(
+    predictor: Predictor,
+    split: str,
+    data_dir: epath.PathLike,
+    batch_size: int,
+    num_threads: int,
+) -> Predictions:
     return predict_split(
         predictor.eval_step,
         predictor.mesh,
         data_dir,
         split,
-        batch_size=_BATCH_SIZE.value * jax.device_count(),
+        # Every device runs the same shapes, so the metrics are bit-identical on any number of them.
+        batch_size=batch_size * jax.device_count(),
         image_size=predictor.config.data.image_size,
-        num_threads=_NUM_THREADS.value,
+        num_threads=num_threads,
     )
 
 
+def _tuned_metrics(
+    predictions: Predictions, tuned_on: Predictions, split: str, attribute_set: AttributeSet
+) -> dict[str, Any]:
+    """Metrics of the predictions at thresholds tuned on those of another split."""
+    tuned = thresholds.tune(tuned_on.probabilities, tuned_on.labels)
+    return {
+        "split": split,
+        "num_examples": len(tuned_on.labels),
+        **thresholds.tuned_metrics(
+            predictions.probabilities, predictions.labels, tuned, attribute_set
+        ),
+    }
+
+
 def _comparison(this: Predictions, other: Predictions, names: Sequence[str]) -> dict[str, Any]:
-    """What another network makes of the same faces, and the difference this one makes in points;
-    attributes by the size of theirs."""
+    """Accuracies of both networks and their differences in points, largest difference first."""
     difference = comparison.paired_bootstrap(
         comparison.correctness(other.probabilities, other.labels),
         comparison.correctness(this.probabilities, this.labels),
@@ -201,26 +203,85 @@ def _comparison(this: Predictions, other: Predictions, names: Sequence[str]) -> 
     }
 
 
-def _write_predictions(
-    path: epath.Path, keys: list[str], names: tuple[str, ...], probabilities: np.ndarray
+def _log_accuracy(summary: Mapping[str, Any], split: str) -> None:
+    if summary["mean_accuracy"] is None:
+        logging.warning("%s has no known label: all metrics are undefined", split)
+    else:
+        logging.info(
+            "%s: %.2f %% mean accuracy (majority-class baseline: %.2f %%) on %d faces",
+            split,
+            summary["mean_accuracy"],
+            summary["majority_accuracy"],
+            summary["num_examples"],
+        )
+
+
+def _provenance(predictor: Predictor, command: str | None) -> dict[str, Any]:
+    return {
+        **({} if command is None else {"Command": command}),
+        "Checkpoint": f"step {predictor.step}",
+        "Code": predictor.revision,
+        "Configuration": predictor.config.to_dict(),
+    }
+
+
+def _write_files(
+    out: epath.Path,
+    summary: Mapping[str, Any],
+    keys: Sequence[str],
+    names: Sequence[str],
+    probabilities: np.ndarray,
 ) -> None:
-    with path.open("w") as file:
+    """Writes `metrics.json` and `predictions.csv`."""
+    (out / "metrics.json").write_text(json.dumps(summary, indent=1, allow_nan=False))
+    with (out / "predictions.csv").open("w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["key", *names])
         for key, row in zip(keys, probabilities, strict=True):
             writer.writerow([key, *(f"{probability:.6f}" for probability in row)])
 
 
-if __name__ == "__main__":
-    cli.run(
-        lambda: evaluate(
-            _WORKDIR.value,
-            _STEP.value,
-            _DATA_DIR.value,
-            _SPLIT.value,
-            _OUT.value,
-            _AGAINST.value,
-            _SLICE_BY.value,
-            _TUNE_ON.value,
-        )
+def _main() -> None:
+    values = flags.FLAGS
+    evaluate(
+        values.workdir,
+        values.data_dir,
+        values.out,
+        split=values.split,
+        step=values.step,
+        against=values.against,
+        slice_by=values.slice_by,
+        tune_on=values.tune_on,
+        batch_size=values.batch_size,
+        num_threads=values.num_threads,
+        num_faces=values.num_faces,
+        command=shlex.join(["python", "-m", "experiments.evaluate", *sys.argv[1:]]),
     )
+
+
+def _define_flags() -> None:
+    """Not on import: other commands have flags of the same names."""
+    flags.DEFINE_string("workdir", None, "Workdir of the training run to evaluate.", required=True)
+    flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
+    flags.DEFINE_string(
+        "data_dir", None, "Data set folder, as landmarks.precompute writes it.", required=True
+    )
+    flags.DEFINE_string("split", "test", "Split to evaluate.")
+    flags.DEFINE_string("out", None, "Folder to write.", required=True)
+    flags.DEFINE_integer("batch_size", 64, "Per-device batch size.", lower_bound=1)
+    flags.DEFINE_integer("num_threads", 2, "Threads that decode and align.", lower_bound=0)
+    flags.DEFINE_integer(
+        "num_faces",
+        24,
+        "Number of faces on the report's sheet of examples; each other sheet has a third as many. "
+        "0 leaves out all sheets.",
+        lower_bound=0,
+    )
+    flags.DEFINE_string("against", None, "Workdir of a run to compare with.")
+    flags.DEFINE_list("slice_by", [], "Attributes to slice by, separated by commas.")
+    flags.DEFINE_string("tune_on", None, "Split on which to tune thresholds.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(_main)

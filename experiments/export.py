@@ -1,17 +1,17 @@
-"""Exports a trained network to files that need jax (with flatbuffers) and nothing of ours.
+"""Exports a trained network to files that need only jax and flatbuffers to use.
 
     python -m experiments.export --workdir=runs/faces --out=exported/faces.jax \\
         [--metrics=reports/faces/metrics.json]
 
-writes, beside each other,
+Writes into one folder
 
-- faces.jax: network and parameters as one `jax.export` artifact for CPU, CUDA and TPU; uint8 faces
-  (batch, s, s, 3) of any number in, probabilities and masks out;
-- faces.json: names, groups, shapes, alignment, configuration;
-- faces.safetensors: the parameters alone, for other frameworks;
-- README.md: the model card, with the ten lines that load it and the figures of --metrics.
+- faces.jax: network and parameters as one `jax.export` artifact for CPU, CUDA and TPU, from uint8
+  faces (batch, s, s, 3) of any batch size to probabilities and masks;
+- faces.json: attribute names and groups, shapes, alignment, configuration;
+- faces.safetensors: the parameters only, for other frameworks;
+- README.md: the model card, with the code that loads the artifact and the metrics of --metrics.
 
-Networks with model.masks=oracle cannot be exported: they draw their masks from landmarks.
+Networks with model.masks=oracle cannot be exported, because they draw their masks from landmarks.
 """
 
 from __future__ import annotations
@@ -21,15 +21,22 @@ from absl import flags
 from experiments import cli
 from mgmtn_jax.export.artifact import export_run
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The training run whose network is exported.", required=True
-)
-_STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
-_OUT = flags.DEFINE_string(
-    "out", None, "The artifact; the other files go beside it.", required=True
-)
-_METRICS = flags.DEFINE_string("metrics", None, "metrics.json of experiments.evaluate.")
+
+def _main() -> None:
+    values = flags.FLAGS
+    export_run(values.workdir, values.step, values.out, values.metrics)
+
+
+def _define_flags() -> None:
+    """Not on import: other commands have flags of the same names."""
+    flags.DEFINE_string("workdir", None, "Workdir of the training run to export.", required=True)
+    flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
+    flags.DEFINE_string(
+        "out", None, "Path of the artifact; the other files are written beside it.", required=True
+    )
+    flags.DEFINE_string("metrics", None, "metrics.json of experiments.evaluate, for the card.")
 
 
 if __name__ == "__main__":
-    cli.run(lambda: export_run(_WORKDIR.value, _STEP.value, _OUT.value, _METRICS.value))
+    _define_flags()
+    cli.run(_main)

@@ -1,4 +1,4 @@
-"""What leaves the project answers as the network does, without the project."""
+"""Exported files predict as the network does, without the package."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def predictor(workdir):
 def files(tmp_path_factory, workdir):
     folder = tmp_path_factory.mktemp("exported")
     rng = np.random.default_rng(0)
-    figures = metrics.summarize(
+    summary = metrics.summarize(
         rng.random((20, 3)), rng.integers(0, 2, (20, 3)), ATTRIBUTES, num_resamples=10
     )
-    (folder / "metrics.json").write_text(json.dumps(figures))
+    (folder / "metrics.json").write_text(json.dumps(summary))
     export_run(workdir, None, folder / "made" / "tiny.jax", folder / "metrics.json")
     return folder / "made"
 
@@ -58,24 +58,24 @@ def faces(count):
 
 
 @pytest.mark.parametrize("count", [1, 7, 64])
-def test_the_artifact_answers_as_the_network(count, files, predictor):
+def test_artifact_predicts_as_the_network(count, files, predictor):
     network = jax_export.deserialize(bytearray((files / "tiny.jax").read_bytes()))
     assert network.platforms == ("cpu", "cuda", "tpu")
-    answers = network.call(faces(count))
+    exported = network.call(faces(count))
     probabilities, masks = predictor(faces(count))
-    np.testing.assert_allclose(answers["probabilities"], probabilities, atol=1e-5)
-    np.testing.assert_allclose(answers["masks"], masks, atol=1e-5)
+    np.testing.assert_allclose(exported["probabilities"], probabilities, atol=1e-5)
+    np.testing.assert_allclose(exported["masks"], masks, atol=1e-5)
 
 
-def test_a_mirror_image_is_asked_too_where_evaluation_does(workdir, predictor):
+def test_export_keeps_mirror_averaging(workdir, predictor):
     mirroring = Predictor.from_workdir(workdir)
     mirroring.config.evaluation.mirror = True
-    answers = export_network(mirroring).call(faces(7))["probabilities"]
-    np.testing.assert_allclose(answers, mirroring(faces(7)).probabilities, atol=1e-5)
-    assert np.abs(answers - predictor(faces(7)).probabilities).max() > 1e-4
+    exported = export_network(mirroring).call(faces(7))["probabilities"]
+    np.testing.assert_allclose(exported, mirroring(faces(7)).probabilities, atol=1e-5)
+    assert np.abs(exported - predictor(faces(7)).probabilities).max() > 1e-4
 
 
-def test_the_parameters_are_the_networks_to_the_bit(files, predictor):
+def test_safetensors_are_bit_identical_to_the_parameters(files, predictor):
     model = load_parameters(files / "tiny.safetensors")
     network = functional.create(network_builder(predictor.config, ATTRIBUTES))
     images = normalize(faces(7), np.dtype("float32"))
@@ -88,7 +88,7 @@ def test_the_parameters_are_the_networks_to_the_bit(files, predictor):
     )
 
 
-def test_the_lines_of_the_model_card_need_jax_alone(files, predictor):
+def test_code_of_the_model_card_needs_only_jax(files, predictor):
     card = (files / "README.md").read_text()
     (code,) = re.findall("```python\n(.*?)```", card, re.DOTALL)
     allowed = "sys.modules.update(dict.fromkeys(('mgmtn_jax', 'flax', 'optax', 'orbax', 'cv2')))"
@@ -104,7 +104,7 @@ def test_the_lines_of_the_model_card_need_jax_alone(files, predictor):
     assert eval(result.stdout) == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_files_say_what_a_user_has_to_know(files):
+def test_files_describe_the_artifact(files):
     description = json.loads((files / "tiny.json").read_text())
     assert description["attributes"] == list(ATTRIBUTES.names)
     assert description["input"]["shape"] == ["batch", 32, 32, 3]
@@ -115,20 +115,20 @@ def test_the_files_say_what_a_user_has_to_know(files):
     assert description["masks"] == list(REGIONS)
     card = (files / "README.md").read_text()
     assert card.startswith(MARK)
-    figures = json.loads((files.parent / "metrics.json").read_text())
-    assert f"| accuracy | {figures['mean_accuracy']:.2f} |" in card
+    summary = json.loads((files.parent / "metrics.json").read_text())
+    assert f"| accuracy | {summary['mean_accuracy']:.2f} |" in card
     for name in ("tiny.jax", "tiny.json", "tiny.safetensors"):
         assert name in card
         assert (files / name).exists()
-    assert "Not evaluated yet" in model_card("tiny.jax", description, None)
+    assert "Not evaluated:" in model_card("tiny.jax", description, None)
 
 
-def test_what_cannot_be_exported_is_one_sentence(workdir, files, tmp_path):
+def test_invalid_exports_are_refused(workdir, files, tmp_path):
     oracle = Predictor.from_workdir(write_workdir(tmp_path / "run", trunk="stub", masks="oracle"))
     with pytest.raises(ValueError, match="draws the masks from each face's landmarks"):
         export_network(oracle)
     (tmp_path / "README.md").write_text("# Mine")
-    with pytest.raises(ValueError, match=r"README\.md is in the way"):
+    with pytest.raises(ValueError, match=r"README\.md exists and is not a generated model card"):
         export_run(workdir, None, tmp_path / "tiny.jax")
     with pytest.raises(ValueError, match="another suffix"):
         export_run(workdir, None, tmp_path / "tiny.json")

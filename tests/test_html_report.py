@@ -1,4 +1,4 @@
-"""The report is one readable file: nothing outside it, everything in it."""
+"""The report is one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class Page(html.parser.HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-def example(rng, num_attributes, masks=True, question=None):
+def example(rng, num_attributes, masks=True, selected_for=None):
     return html_report.SheetFace(
         image=rng.integers(0, 256, (227, 227, 3), dtype=np.uint8),
         masks=rng.random((28, 28, 8)).astype(np.float32) if masks else None,
         probabilities=rng.random(num_attributes).astype(np.float32),
         labels=rng.integers(-1, 2, num_attributes),
         key="folder/<face> & co.jpg",
-        question=question,
+        selected_for=selected_for,
     )
 
 
@@ -74,8 +74,8 @@ def evaluated(attribute_set, *, masks=True, num_images=50):
     probabilities, labels = rng.random(shape), rng.integers(0, 2, shape)
     labels[:, 0] = -1
     ious = dict.fromkeys(REGIONS, 0.8) if masks else None
-    figures = metrics.summarize(probabilities, labels, attribute_set, ious, num_resamples=10)
-    return {"metrics": figures, "probabilities": probabilities, "labels": labels}
+    summary = metrics.summarize(probabilities, labels, attribute_set, ious, num_resamples=10)
+    return {"metrics": summary, "probabilities": probabilities, "labels": labels}
 
 
 def sheet(*faces):
@@ -93,7 +93,7 @@ def text(tmp_path_factory):
     complete["metrics"]["tuned"] = {
         "split": "validation",
         "num_examples": 50,
-        **thresholds.figures(*arrays, thresholds.tune(*arrays), CELEBA),
+        **thresholds.tuned_metrics(*arrays, thresholds.tune(*arrays), CELEBA),
     }
     complete["metrics"]["against"] = {
         "workdir": "runs/<other>",
@@ -108,7 +108,7 @@ def text(tmp_path_factory):
         **complete,
         history=HISTORY,
         sheets=[
-            sheet(*(example(rng, 40, question=name) for name in ("Male", "Young"))),
+            sheet(*(example(rng, 40, selected_for=name) for name in ("Male", "Young"))),
             sheet(*(example(rng, 40) for _ in range(24))),
         ],
         provenance={"Step": 20, "Configuration": {"model": {"name": "mgmtn"}}},
@@ -131,11 +131,11 @@ def test_nothing_is_fetched_and_the_page_is_small(text, page):
     ]
     assert addresses
     assert all(address.startswith(("data:", "#")) for address in addresses)
-    # The closing tag of every opened one was seen in order.
+    # Every opened tag was closed, in order.
     assert page.open == []
 
 
-def test_every_attribute_is_in_the_table_by_falling_gain_with_unknown_ones_last(text, page):
+def test_table_lists_all_attributes_by_gain_with_undefined_ones_last(text, page):
     rows = [row for row in page.rows if len(row) == 10][1:]
     assert sorted(row[0].replace(" ", "_") for row in rows) == sorted(CELEBA.names)
     gains = [float(row[2].replace("−", "-")) for row in rows[:-1]]
@@ -146,13 +146,13 @@ def test_every_attribute_is_in_the_table_by_falling_gain_with_unknown_ones_last(
     assert text.count('<i style="width:', text.index("<tbody>"), text.index("</tbody>")) == 39
 
 
-def test_columns_are_sorted_by_buttons_that_say_so(page):
+def test_sort_buttons_are_accessible(page):
     heads = [attrs for attrs in page.all("th") if attrs.get("scope") == "col"][:10]
     assert [head.get("aria-sort") for head in heads].count("descending") == 1
     assert len(page.all("button")) == 10
 
 
-def test_pictures_decode_and_have_alternatives(page):
+def test_pictures_decode_and_have_alternative_texts(page):
     images = page.all("img")
     # Each face: one picture, eight layers over it, eight thumbnails.
     assert len(images) == 26 * 17
@@ -192,26 +192,26 @@ def test_ids_are_unique_and_references_resolve(text, page):
     assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
 
 
-def test_plots_are_described_and_use_the_pages_colors(text, page):
+def test_plots_are_described_and_use_the_colors_of_the_page(text, page):
     labels = [attrs.get("aria-label", "") for attrs in page.all("figure")]
     assert any("train from 2 at step 10 to 1 at step 20" in label for label in labels)
-    # Loss, mask loss, accuracy, learning rate; images_per_second is no curve. Two of all attributes
-    # and one for each that has a label.
+    # Loss, mask loss, accuracy and learning rate; images_per_second is not plotted. Two of all
+    # attributes and one for each that has a label.
     assert len(page.all("svg")) == 4 + 2 + 39
     assert any(label.startswith("Bald: average precision") for label in labels)
     assert "var(--validation)" in text
     assert "#01020" not in text
 
 
-def test_what_the_user_named_is_shown_as_text(text, page):
+def test_user_text_is_escaped(text, page):
     assert "<face>" not in text
     assert any("folder/<face> & co.jpg" in data for data in page.text)
 
 
-def test_sections_say_what_was_compared_and_why_a_face_is_there(page):
+def test_sections_name_the_comparison_and_the_selected_predictions(page):
     text = " ".join(" ".join(page.text).split())
     assert "is 0.50 points below it, 95 % interval −1.25 to +0.25" in text.replace("\xa0", " ")
-    assert "the choice of faces alone could explain the difference" in text
+    assert "the interval includes 0" in text
     headings = [number for number, (tag, _) in enumerate(page.tags) if tag == "h2"]
     assert len(headings) >= 6
     assert {"Male", "Bald", "Examples"} <= {data.strip() for data in page.text}
@@ -224,7 +224,7 @@ def test_configuration_is_folded(page):
     assert json.loads(folded) == {"model": {"name": "mgmtn"}}
 
 
-def test_ones_own_attributes_without_masks_faces_or_history(tmp_path):
+def test_custom_attributes_without_masks_or_history(tmp_path):
     own = AttributeSet.create(("Hat", "Scarf"), {"clothes": ("Hat", "Scarf")})
     path = html_report.write_report(
         tmp_path,

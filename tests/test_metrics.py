@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, against slow and obvious bootstraps, and at the edges."""
+"""Metrics against scikit-learn, against plain bootstrap loops, and at the edges."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from mgmtn_jax.attributes import CELEBA, AttributeSet
-from mgmtn_jax.evaluation import bootstrap, curves, metrics, slices
-from mgmtn_jax.report import notable_answers
+from mgmtn_jax.evaluation import bootstrap, counts, curves, metrics, slices
+from mgmtn_jax.report.notable_predictions import (
+    confident_correct,
+    confident_errors,
+    least_confident,
+)
 
 THREE = AttributeSet.create(("Hat", "Scarf", "Glove"), {"hair": ("Hat",), "ear": ("Glove",)})
 
 
 def random_predictions(seed, num_images=200, num_attributes=3, ties=False, unknown=0.1):
-    """Probabilities that know something of the labels, the labels, and gaps among them."""
+    """Probabilities correlated with labels, and the labels, some of them unknown."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((num_images, num_attributes)) < 0.3).astype(np.int8)
     probabilities = (rng.random(labels.shape) * 0.7 + labels * 0.3).astype(np.float32)
@@ -30,8 +34,8 @@ def random_predictions(seed, num_images=200, num_attributes=3, ties=False, unkno
     return probabilities, labels
 
 
-def scikit_learn_figures(probability, label):
-    """Our figure names, by scikit-learn, for labels of both classes."""
+def scikit_learn_metrics(probability, label):
+    """Our metrics, computed by scikit-learn, for labels of both classes."""
     known = label >= 0
     label, probability = label[known], probability[known]
     predicted = probability >= 0.5
@@ -51,11 +55,11 @@ def scikit_learn_figures(probability, label):
 
 
 def _calibration_error(label, probability):
-    """From scikit-learn's reliability diagram, whose bins exclude their lower edge where ours
-    include it, hence the mirror images."""
+    """From scikit-learn's reliability diagram. Its bins exclude their lower edge and ours include
+    it, so labels and probabilities are mirrored."""
     probability = probability.astype(np.float64)
-    share, mean = calibration_curve(1 - label, 1 - probability, n_bins=metrics.CALIBRATION_BINS)
-    edges = np.linspace(0, 1, metrics.CALIBRATION_BINS + 1)
+    share, mean = calibration_curve(1 - label, 1 - probability, n_bins=counts.CALIBRATION_BINS)
+    edges = np.linspace(0, 1, counts.CALIBRATION_BINS + 1)
     size = np.histogram(np.searchsorted(edges[1:-1], 1 - probability), range(16))[0]
     return np.abs(share - mean) @ size[size > 0] / len(label)
 
@@ -70,49 +74,49 @@ def _calibration_error(label, probability):
         elements=st.integers(0, 10).map(lambda tenth: tenth / 10),
     ),
 )
-def test_every_figure_equals_scikit_learns(data, probabilities):
+def test_metrics_equal_scikit_learn(data, probabilities):
     labels = data.draw(
         hnp.arrays(np.int8, probabilities.shape, elements=st.sampled_from((1, 0, -1)))
     )
     labels[:2] = [[1, 1], [0, 0]]
     ours = metrics.attribute_metrics(probabilities, labels)
     for a in range(2):
-        theirs = scikit_learn_figures(probabilities[:, a], labels[:, a])
+        theirs = scikit_learn_metrics(probabilities[:, a], labels[:, a])
         for name, value in theirs.items():
             np.testing.assert_allclose(ours[name][a], 100 * value, rtol=0, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_figures_equal_scikit_learns_on_many_images(ties):
+def test_metrics_equal_scikit_learn_on_many_images(ties):
     probabilities, labels = random_predictions(1, num_images=5000, ties=ties)
     ours = metrics.attribute_metrics(probabilities, labels)
     for a in range(3):
-        for name, value in scikit_learn_figures(probabilities[:, a], labels[:, a]).items():
+        for name, value in scikit_learn_metrics(probabilities[:, a], labels[:, a]).items():
             np.testing.assert_allclose(ours[name][a], 100 * value, rtol=0, atol=1e-9, err_msg=name)
 
 
 def test_calibration_error_averages_the_gap_of_each_bin():
     probabilities = np.array([[0.1], [0.1], [0.9], [1.0], [0.5]])
     labels = np.array([[0], [1], [1], [1], [-1]])
-    # 0.1 holds two images, half of them yes; 0.9 and 1.0 share the top bin.
+    # 0.1 holds two images, half of them positive; 0.9 and 1.0 share the top bin.
     expected = 100 * (2 * 0.4 + 2 * 0.05) / 4
-    figures = metrics.attribute_metrics(probabilities, labels)
-    assert figures["calibration_error"][0] == pytest.approx(expected)
+    found = metrics.attribute_metrics(probabilities, labels)
+    assert found["calibration_error"][0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_curves_equal_scikit_learns(ties):
+def test_curves_equal_scikit_learn(ties):
     (probability,), (label,) = (
         array.T for array in random_predictions(11, num_attributes=1, ties=ties, unknown=0.3)
     )
     known = label >= 0
     recall, precision = curves.precision_recall(probability, label)
     theirs = sk.precision_recall_curve(label[known], probability[known])
-    # Theirs runs backwards and ends with a point that no threshold gives.
+    # Theirs is in reverse order and ends with a point that corresponds to no threshold.
     np.testing.assert_allclose(precision, theirs[0][-2::-1], rtol=0, atol=1e-12)
     np.testing.assert_allclose(recall, theirs[1][-2::-1], rtol=0, atol=1e-12)
     predicted, share = curves.reliability(probability, label)
-    sizes = np.histogram(probability[known], np.linspace(0, 1, metrics.CALIBRATION_BINS + 1))[0]
+    sizes = np.histogram(probability[known], np.linspace(0, 1, counts.CALIBRATION_BINS + 1))[0]
     error = 100 * np.abs(predicted - share) @ sizes[sizes > 0] / known.sum()
     ours = metrics.attribute_metrics(probability[:, None], label[:, None])
     assert error == pytest.approx(ours["calibration_error"][0])
@@ -120,7 +124,7 @@ def test_curves_equal_scikit_learns(ties):
     assert [len(axis) for axis in curves.precision_recall(probability, nothing)] == [0, 0]
 
 
-def test_slices_show_the_largest_gap_first_and_leave_out_the_attribute_itself():
+def test_slices_list_the_largest_gap_first_without_the_slicing_attribute():
     labels = np.array([[1, 1, 0]] * 30 + [[0, 1, 0]] * 10 + [[-1, 0, 1]] * 5)
     probabilities = np.full(labels.shape, 0.9)
     probabilities[:30, 2] = 0.1
@@ -141,26 +145,36 @@ def test_slices_show_the_largest_gap_first_and_leave_out_the_attribute_itself():
         "mean_accuracy_interval": None,
     }
     assert empty["gaps"] == {}
-    with pytest.raises(ValueError, match="'Glvoe', which is no attribute of these: did you mean"):
+    with pytest.raises(
+        ValueError, match="'Glvoe': the network has no such attribute: did you mean"
+    ):
         slices.accuracy_gaps(probabilities, labels, THREE, ["Glvoe"])
 
 
-def test_sheets_take_each_face_once_and_attributes_in_turn():
+def test_notable_predictions_take_each_face_once_and_alternate_attributes():
     labels = np.array([[1, 1], [1, 0], [1, 0], [0, -1]])
     probabilities = np.array([[0.99, 0.98], [0.97, 0.9], [0.8, 0.51], [0.7, 0.5]])
-    assert notable_answers.surest_right(probabilities, labels, 9) == [(0, 0), (1, 0), (2, 0)]
-    assert notable_answers.surest_wrong(probabilities, labels, 9) == [(1, 1), (3, 0), (2, 1)]
-    assert notable_answers.least_sure(probabilities, labels, 2) == [(2, 1), (3, 0)]
+    assert confident_correct(probabilities, labels, 9) == [
+        (0, 0),
+        (1, 0),
+        (2, 0),
+    ]
+    assert confident_errors(probabilities, labels, 9) == [
+        (1, 1),
+        (3, 0),
+        (2, 1),
+    ]
+    assert least_confident(probabilities, labels, 2) == [(2, 1), (3, 0)]
     # Of two attributes the second one comes before the first one's second best.
     labels[1, 1] = 1
-    assert notable_answers.surest_right(probabilities, labels, 2) == [(0, 0), (1, 1)]
+    assert confident_correct(probabilities, labels, 2) == [(0, 0), (1, 1)]
 
 
-def test_attributes_without_both_classes_have_no_value_where_none_is_defined():
+def test_metrics_are_undefined_without_both_classes():
     probabilities = np.array([[0.9, 0.1, 0.2, 0.4]] * 4)
     labels = np.array([[1, 1, 0, -1]] * 4)
-    figures = metrics.attribute_metrics(probabilities, labels)
-    undefined = {name: np.flatnonzero(np.isnan(values)) for name, values in figures.items()}
+    found = metrics.attribute_metrics(probabilities, labels)
+    undefined = {name: np.flatnonzero(np.isnan(values)) for name, values in found.items()}
     for name in ("accuracy", "positive_rate", "majority_accuracy", "calibration_error"):
         assert undefined[name].tolist() == [3], name
     assert undefined["precision"].tolist() == [1, 2, 3]
@@ -168,7 +182,7 @@ def test_attributes_without_both_classes_have_no_value_where_none_is_defined():
         assert undefined[name].tolist() == [2, 3], name
     for name in ("balanced_accuracy", "auroc"):
         assert undefined[name].tolist() == [0, 1, 2, 3], name
-    np.testing.assert_array_equal(figures["accuracy"][:3], [100, 0, 100])
+    np.testing.assert_array_equal(found["accuracy"][:3], [100, 0, 100])
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -177,12 +191,12 @@ def test_bootstrap_equals_a_loop_over_resamples(ties):
     resampled = bootstrap.bootstrap_means(probabilities, labels, num_resamples=130, seed=5)
     drawn = np.random.default_rng(5).integers(60, size=(130, 60))
     for r in range(130):
-        figures = metrics.attribute_metrics(probabilities[drawn[r]], labels[drawn[r]])
+        found = metrics.attribute_metrics(probabilities[drawn[r]], labels[drawn[r]])
         for name, values in resampled.items():
-            assert values[r] == pytest.approx(np.nanmean(figures[name]), abs=1e-4), name
+            assert values[r] == pytest.approx(np.nanmean(found[name]), abs=1e-4), name
 
 
-def test_bootstrap_is_seeded_and_pairs_two_networks():
+def test_bootstrap_is_seeded_and_paired():
     probabilities, labels = random_predictions(3)
     once, again, other = (
         bootstrap.bootstrap_means(probabilities, labels, num_resamples=20, seed=seed)
@@ -191,7 +205,7 @@ def test_bootstrap_is_seeded_and_pairs_two_networks():
     for name in once:
         np.testing.assert_array_equal(once[name], again[name])
         assert not np.array_equal(once[name], other[name])
-    # The same images are drawn for every network: one that is worse by one answer is never better.
+    # The same images are drawn for each network: one that has one more error is never better.
     worse = probabilities.copy()
     image = np.flatnonzero(labels[:, 0] == 1)[0]
     worse[image, 0], probabilities[image, 0] = 0.0, 1.0
@@ -203,7 +217,7 @@ def test_bootstrap_is_seeded_and_pairs_two_networks():
     assert (paired[0] > paired[1]).any()
 
 
-def test_intervals_have_the_width_theory_gives():
+def test_intervals_have_the_binomial_width():
     rng = np.random.default_rng(4)
     labels = np.ones((2000, 1), np.int8)
     probabilities = (rng.random((2000, 1)) < 0.9).astype(np.float32)
@@ -211,57 +225,57 @@ def test_intervals_have_the_width_theory_gives():
     assert accuracy["accuracy"].std() == pytest.approx(100 * np.sqrt(0.9 * 0.1 / 2000), rel=0.1)
 
 
-def test_summary_keeps_the_contract_and_is_clean_json():
+def test_summary_has_the_contract_keys_and_is_valid_json():
     probabilities, labels = random_predictions(6)
     labels[:, 1] = -1
     iou = {"hair": 0.5, "ear": 1.0, "eyes": float("nan")}
-    figures = metrics.summarize(probabilities, labels, THREE, iou, num_resamples=50)
-    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-    assert figures["num_examples"] == 200
-    assert list(figures["per_attribute"]) == ["Hat", "Scarf", "Glove"]
-    scarf = figures["per_attribute"]["Scarf"]
+    found = metrics.summarize(probabilities, labels, THREE, iou, num_resamples=50)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["num_examples"] == 200
+    assert list(found["per_attribute"]) == ["Hat", "Scarf", "Glove"]
+    scarf = found["per_attribute"]["Scarf"]
     assert scarf["group"] == "object"
     assert scarf["num_known"] == 0
     assert all(
         scarf[name] is None
         for name in ("accuracy", "balanced_accuracy", "f1", "average_precision", "positive_rate")
     )
-    hat, glove = figures["per_attribute"]["Hat"], figures["per_attribute"]["Glove"]
+    hat, glove = found["per_attribute"]["Hat"], found["per_attribute"]["Glove"]
     for name in ("accuracy", "balanced_accuracy", "average_precision"):
-        assert figures[f"mean_{name}"] == pytest.approx((hat[name] + glove[name]) / 2)
-        low, high = figures[f"mean_{name}_interval"]
-        assert low < figures[f"mean_{name}"] < high
+        assert found[f"mean_{name}"] == pytest.approx((hat[name] + glove[name]) / 2)
+        low, high = found[f"mean_{name}_interval"]
+        assert low < found[f"mean_{name}"] < high
     expected = (hat["majority_accuracy"] + glove["majority_accuracy"]) / 2
-    assert figures["majority_accuracy"] == pytest.approx(expected)
-    assert list(figures["per_group"]) == list(THREE.group_names)
-    assert figures["per_group"]["hair"]["accuracy"] == hat["accuracy"]
-    assert figures["per_group"]["object"]["accuracy"] is None
-    assert figures["mask_miou"] == {"hair": 0.5, "ear": 1.0, "eyes": None}
-    assert figures["mean_mask_miou"] == 0.75
+    assert found["majority_accuracy"] == pytest.approx(expected)
+    assert list(found["per_group"]) == list(THREE.group_names)
+    assert found["per_group"]["hair"]["accuracy"] == hat["accuracy"]
+    assert found["per_group"]["object"]["accuracy"] is None
+    assert found["mask_miou"] == {"hair": 0.5, "ear": 1.0, "eyes": None}
+    assert found["mean_mask_miou"] == 0.75
 
 
 def test_a_network_without_masks_has_no_mask_iou():
     probabilities, labels = random_predictions(7)
-    figures = metrics.summarize(probabilities, labels, THREE, num_resamples=10)
-    assert figures["mask_miou"] == {}
-    assert figures["mean_mask_miou"] is None
+    found = metrics.summarize(probabilities, labels, THREE, num_resamples=10)
+    assert found["mask_miou"] == {}
+    assert found["mean_mask_miou"] is None
 
 
-def test_all_labels_unknown_gives_no_figure_and_no_warning():
+def test_all_labels_unknown_gives_undefined_metrics_without_warnings():
     probabilities, _ = random_predictions(8)
-    figures = metrics.summarize(
+    found = metrics.summarize(
         probabilities, np.full(probabilities.shape, -1), THREE, num_resamples=10
     )
-    assert figures["mean_accuracy"] is None
-    assert figures["mean_average_precision_interval"] is None
+    assert found["mean_accuracy"] is None
+    assert found["mean_average_precision_interval"] is None
 
 
-def test_one_image_is_enough():
-    figures = metrics.summarize(
+def test_one_image_is_evaluated():
+    found = metrics.summarize(
         np.full((1, 40), 0.75, np.float32), np.ones((1, 40), np.int64), CELEBA, num_resamples=10
     )
-    assert figures["mean_accuracy_interval"] == [100, 100]
-    assert figures["mean_balanced_accuracy"] is None
+    assert found["mean_accuracy_interval"] == [100, 100]
+    assert found["mean_balanced_accuracy"] is None
 
 
 @pytest.mark.parametrize(
@@ -271,10 +285,10 @@ def test_one_image_is_enough():
         (lambda p, y: (p[:, :2], y), "3 attributes"),
         (lambda p, y: (p + 1, y), "outside 0..1"),
         (lambda p, y: (np.where(p > 0.9, np.nan, p), y), "not a number"),
-        (lambda p, y: (p, np.where(y == 0, 2, y)), "none of 1"),
+        (lambda p, y: (p, np.where(y == 0, 2, y)), "not 1 .positive."),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused_in_a_sentence(change, message):
+def test_invalid_predictions_are_refused(change, message):
     probabilities, labels = change(*random_predictions(9))
     with pytest.raises(ValueError, match=message):
         metrics.summarize(probabilities, labels, THREE)

@@ -149,7 +149,7 @@ def test_evaluation_needs_the_folder_alone_and_any_number_of_devices(
         text=True,
     )
     assert flattered.returncode == 1
-    assert flattered.stderr.endswith("would flatter it: tune on another\n")
+    assert flattered.stderr.endswith("choose another split\n")
     for name in ("metrics.json", "predictions.csv"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "8" / name).read_bytes()
 

@@ -1,6 +1,6 @@
-"""How sure the means are: percentile bootstraps over images.
+"""Percentile bootstrap intervals of the mean metrics, over images.
 
-The images are the sample, and all attributes of one image are drawn together, because they are not
+The images are the sample. All attributes of an image are drawn together, because they are not
 independent.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from mgmtn_jax.evaluation import counts
 
-_RESAMPLES_AT_A_TIME = 100  # 20,000 images x 100 counts x 4 bytes: 8 MB, about a CPU cache
+_CHUNK_SIZE = 100  # 20,000 images x 100 counts x 4 bytes are 8 MB, about a CPU cache
 
 
 def bootstrap_means(
@@ -24,24 +24,31 @@ def bootstrap_means(
     num_resamples: int,
     seed: int,
 ) -> dict[str, Float[np.ndarray, "R"]]:
-    """Means over attributes of `accuracy`, `balanced_accuracy` and `average_precision`, in percent,
-    for each of R resamples of the N images.
+    """Mean metrics over attributes, in percent, of R resamples of the N images.
 
-    The resamples depend on N, R and the seed alone, so that the difference of two networks on the
-    same images is a paired bootstrap: subtract their arrays.
+    The resamples depend on N, R and the seed alone, so the difference between the arrays of two
+    networks on the same images is a paired bootstrap.
 
-    A resample is a vector of how often each image was drawn. Accuracies are then ratios of matrix
-    products, and average precision is a cumulative sum of counts in the order of the scores.
+    A resample is a vector of image counts. Accuracies are then ratios of matrix products, and
+    average precision is a cumulative sum of counts in the order of the scores.
+
+    Args:
+      probabilities: Predicted probabilities, in 0..1.
+      labels: 1 positive, 0 negative, -1 unknown.
+      num_resamples: R, the number of resamples.
+      seed: Seed of the resamples.
+
+    Returns:
+      Values of `accuracy`, `balanced_accuracy` and `average_precision` by name.
     """
-    # Sparse, because one label is one outcome in four, and because a threaded dense product stalls
-    # when the cores are busy with something else.
+    # Sparse, because a label has one of four outcomes, and because a threaded dense product stalls
+    # when the cores are busy.
     outcomes = [
         scipy.sparse.csr_array(outcome.T, dtype=np.float32)
         for outcome in counts.outcomes(probabilities, labels)
     ]
     precisions = [
-        counts.PrecisionAtPositives(probabilities[:, a], labels[:, a])
-        for a in range(labels.shape[1])
+        counts.AveragePrecision(probabilities[:, a], labels[:, a]) for a in range(labels.shape[1])
     ]
     means: dict[str, list[np.ndarray]] = {
         "accuracy": [],
@@ -52,7 +59,7 @@ def bootstrap_means(
         # Counts below 2**24 are exact in float32, at half the memory traffic of float64.
         tp, fp, fn, tn = (outcome @ drawn for outcome in outcomes)
         balanced = (counts.ratio(tp, tp + fn) + counts.ratio(tn, tn + fp)) / 2
-        precision = np.stack([attribute.average(drawn) for attribute in precisions])
+        precision = np.stack([average_precision(drawn) for average_precision in precisions])
         means["accuracy"].append(counts.mean_defined(counts.ratio(tp + tn, tp + fp + fn + tn)))
         means["balanced_accuracy"].append(counts.mean_defined(balanced))
         means["average_precision"].append(counts.mean_defined(precision))
@@ -60,7 +67,7 @@ def bootstrap_means(
 
 
 def interval(resampled: Float[np.ndarray, "R"]) -> list[float] | None:
-    """The bounds of a 95 % interval; None where nothing is defined."""
+    """Bounds of the 95 % interval; None if no resample has a defined value."""
     defined = resampled[~np.isnan(resampled)]
     return (
         [float(bound) for bound in np.percentile(defined, counts.INTERVAL)]
@@ -72,11 +79,12 @@ def interval(resampled: Float[np.ndarray, "R"]) -> list[float] | None:
 def resample_counts(
     num_images: int, num_resamples: int, seed: int
 ) -> Iterator[Float[np.ndarray, "N R"]]:
-    """Chunks of resamples: how often each of N images is drawn in N draws with replacement."""
+    """Yields chunks of resamples: the number of times each image occurs in N draws with
+    replacement."""
     rng = np.random.default_rng(seed)
-    for start in range(0, num_resamples, _RESAMPLES_AT_A_TIME):
-        size = min(_RESAMPLES_AT_A_TIME, num_resamples - start)
+    for start in range(0, num_resamples, _CHUNK_SIZE):
+        size = min(_CHUNK_SIZE, num_resamples - start)
         drawn = rng.integers(num_images, size=(size, num_images))
         drawn += num_images * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * num_images)
-        yield np.ascontiguousarray(counts.reshape(size, num_images).T, np.float32)
+        times = np.bincount(drawn.ravel(), minlength=size * num_images)
+        yield np.ascontiguousarray(times.reshape(size, num_images).T, np.float32)

@@ -1,4 +1,4 @@
-"""Whether one network is better than another on the same images, and how sure that is."""
+"""Paired comparison of two networks on the same images."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from mgmtn_jax.evaluation.bootstrap import resample_counts
-from mgmtn_jax.evaluation.metrics import INTERVAL, THRESHOLD
+from mgmtn_jax.evaluation.counts import INTERVAL, THRESHOLD
 
 
 class Difference(NamedTuple):
-    """By how many points of mean accuracy one network is above another.
+    """Difference in mean accuracy between two networks, in percentage points.
 
     Attributes:
-      mean: on the images as they are.
-      low: lower end of the 95 % interval.
-      high: upper end.
+      mean: Difference on the images themselves.
+      low: Lower bound of the 95 % interval.
+      high: Upper bound of the 95 % interval.
     """
 
     mean: float
@@ -30,17 +30,16 @@ class Difference(NamedTuple):
 def correctness(
     probabilities: Float[np.ndarray, "N A"], labels: Int[np.ndarray, "N A"]
 ) -> Float[np.ndarray, "N A"]:
-    """1 where the answer is right, 0 where it is wrong, `nan` where the label is unknown.
+    """1 where the prediction is correct, 0 where it is wrong, `nan` where the label is unknown.
 
-    Networks of several seeds enter a comparison as the mean of theirs: how often each answer is
-    right.
+    For networks of several seeds, compare the means of their arrays over the seeds.
 
     Args:
-      probabilities: of yes, in 0..1.
-      labels: 1 yes, 0 no, -1 unknown.
+      probabilities: Predicted probabilities, in 0..1.
+      labels: 1 positive, 0 negative, -1 unknown.
     """
-    right = (probabilities >= THRESHOLD) == (labels == 1)
-    return np.where(labels >= 0, right, np.nan)
+    correct = (probabilities >= THRESHOLD) == (labels == 1)
+    return np.where(labels >= 0, correct, np.nan)
 
 
 def paired_bootstrap(
@@ -50,29 +49,29 @@ def paired_bootstrap(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """The difference in mean accuracy, with a 95 % percentile interval over images.
+    """Difference in mean accuracy, `other` minus `baseline`, with a 95 % interval over images.
 
-    With right answers r and r' of two networks, label (i, a) known where k is 1, and image i drawn
-    c_i times, the statistic is that of `metrics`, the unweighted mean over attributes:
+    With correctness r and r' of the two networks, label (i, a) known where k_ia is 1, and image i
+    drawn c_i times, the statistic is that of `metrics`, the unweighted mean over attributes:
 
         100 * mean_a [ sum_i c_i k_ia (r'_ia - r_ia) / sum_i c_i k_ia ]
 
-    Both networks are judged by the same draws: most faces are as hard for one as for the other, and
-    what they share cancels. All attributes of an image are drawn together, because they are not
-    independent. The interval covers the choice of images. It does not cover the luck of a training,
-    which the spread over seeds shows.
+    Both networks are evaluated on the same draws, so the variance that they share, because most
+    faces are as hard for one as for the other, cancels. All attributes of an image are drawn
+    together, because they are not independent. The interval covers the sampling of images. It does
+    not cover the variance between trainings, which the spread over seeds shows.
 
     Args:
-      baseline: what `correctness` returns, or its mean over seeds.
-      other: the same of the other network, on the same images in the same order.
-      num_resamples: resamples behind the interval.
-      seed: of the resamples.
+      baseline: Result of `correctness` for the baseline, or its mean over seeds.
+      other: The same for the other network, on the same images in the same order.
+      num_resamples: Number of resamples behind the interval.
+      seed: Seed of the resamples.
 
     Raises:
-      ValueError: if the two do not have the same known labels, or there is none.
+      ValueError: if the two arrays differ in which labels are known, or no label is known.
 
     Examples:
-        Three images of one attribute, all of them yes; the second network corrects one answer.
+        One attribute, positive on all three images; the second network corrects one prediction.
 
         >>> labels = np.array([[1], [1], [1]])
         >>> before = correctness(np.array([[0.2], [0.7], [0.9]]), labels)
@@ -82,21 +81,23 @@ def paired_bootstrap(
     """
     known = ~np.isnan(baseline)
     if not np.array_equal(known, ~np.isnan(other)):
-        raise ValueError("two networks can be compared on the same images and labels alone")
+        raise ValueError(
+            "the known labels of the two networks differ: compare predictions for the same split"
+        )
     if not known.any():
-        raise ValueError("there is no known label to compare two networks by")
+        raise ValueError("cannot compare two networks: the split has no known label")
     gain_and_known = np.hstack([np.where(known, other - baseline, 0.0), known])
 
-    def statistic(counts: Float[np.ndarray, "N R"]) -> Float[np.ndarray, "R"]:
-        gain, drawn = np.hsplit(counts.T @ gain_and_known, 2)
-        # An attribute of which no known label is drawn is left out of the mean.
+    def statistic(times: Float[np.ndarray, "N R"]) -> Float[np.ndarray, "R"]:
+        gain, drawn = np.hsplit(times.T @ gain_and_known, 2)
+        # An attribute without a known label among the drawn images is left out of the mean.
         defined = (drawn > 0).sum(1)
         total = (gain / np.maximum(drawn, 1)).sum(1)
         return 100 * total[defined > 0] / defined[defined > 0]
 
     num_images = len(known)
     resampled = np.concatenate(
-        [statistic(counts) for counts in resample_counts(num_images, num_resamples, seed)]
+        [statistic(times) for times in resample_counts(num_images, num_resamples, seed)]
     )
     low, high = np.percentile(resampled, INTERVAL)
     return Difference(float(statistic(np.ones((num_images, 1)))[0]), float(low), float(high))
@@ -105,7 +106,7 @@ def paired_bootstrap(
 def read_predictions(
     path: epath.PathLike,
 ) -> tuple[list[str], list[str], Float[np.ndarray, "N A"]]:
-    """The keys, attribute names and probabilities of a `predictions.csv`."""
+    """Reads keys, attribute names and probabilities from a `predictions.csv`."""
     with epath.Path(path).open() as file:
         (_, *names), *rows = csv.reader(file)
     probabilities = np.array([row[1:] for row in rows], np.float64).reshape(len(rows), len(names))

@@ -1,4 +1,4 @@
-"""What figures are made of: counts of outcomes, under any weights of the images, and ratios."""
+"""Building blocks of the metrics: outcome counts, ratios, average precision, calibration bins."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
 THRESHOLD = 0.5
-"""A probability from here on is a yes."""
+"""Probabilities at or above this are predicted positive."""
 
 INTERVAL = (2.5, 97.5)
-"""The percentiles that bound a 95 % interval."""
+"""Percentiles that bound a 95 % interval."""
+
+CALIBRATION_BINS = 15
+"""Number of equal-width bins of the calibration error and the reliability diagram."""
 
 
 def outcomes(
@@ -18,9 +21,9 @@ def outcomes(
     labels: Int[np.ndarray, "N A"],
     threshold: float | Float[np.ndarray, "A"] = THRESHOLD,
 ) -> tuple[Bool[np.ndarray, "N A"], ...]:
-    """Where a label is a true positive, false positive, false negative, true negative."""
-    yes, no, predicted = labels == 1, labels == 0, probabilities >= threshold
-    return yes & predicted, no & predicted, yes & ~predicted, no & ~predicted
+    """Masks of the true positives, false positives, false negatives and true negatives."""
+    positive, negative, predicted = labels == 1, labels == 0, probabilities >= threshold
+    return positive & predicted, negative & predicted, positive & ~predicted, negative & ~predicted
 
 
 def ratio(
@@ -32,18 +35,24 @@ def ratio(
 
 
 def mean_defined(values: Float[np.ndarray, "A ..."]) -> Float[np.ndarray, "..."]:
-    """Mean over the first axis of what is defined."""
+    """Mean over the first axis of the values that are not `nan`; `nan` where there are none."""
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0).sum(0), defined.sum(0))
 
 
-class PrecisionAtPositives:
+def calibration_bins(probabilities: Float[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
+    """Bin index of each probability; probability 1 belongs to the last bin."""
+    bins = (probabilities.astype(np.float64) * CALIBRATION_BINS).astype(int)
+    return np.minimum(bins, CALIBRATION_BINS - 1)
+
+
+class AveragePrecision:
     """Average precision of one attribute under any image counts.
 
     AP = sum over distinct scores s of (recall gained at s) x (precision of all images scored >= s),
-    which is scikit-learn's definition: equal scores enter together, nothing is interpolated. Only
-    scores that a positive image has gain recall, so counts are summed from each of them to the next
-    (a sparse product), and only those sums are accumulated.
+    which is scikit-learn's definition: equal scores enter together, without interpolation. Recall
+    increases only at the scores of positive images, so counts are summed between those scores (a
+    sparse product), and only the sums are accumulated.
     """
 
     def __init__(self, probabilities: Float[np.ndarray, "N"], labels: Int[np.ndarray, "N"]):
@@ -57,13 +66,16 @@ class PrecisionAtPositives:
         self._drawn = _step_sums(order, step, shape)
         self._drawn_positive = _step_sums(order[positive], step[positive], shape)
 
-    def average(self, counts: Float[np.ndarray, "N R"]) -> Float[np.ndarray, "R"]:
-        """(R,) fractions; `nan` where no positive image is drawn."""
+    def __call__(self, counts: Float[np.ndarray, "N R"]) -> Float[np.ndarray, "R"]:
+        """Average precision as a fraction, for each of R columns of image counts.
+
+        It is `nan` where no positive image is drawn.
+        """
         if not self._drawn.shape[0]:
             return np.full(counts.shape[1], np.nan)
         gained = self._drawn_positive @ counts
         true_positives = np.cumsum(gained, axis=0)
-        # Where nothing is drawn yet, nothing is gained either: any denominator will do.
+        # Where no image is drawn yet, the numerator is 0 as well: any denominator does.
         precision = true_positives / np.maximum(np.cumsum(self._drawn @ counts, axis=0), 1)
         return ratio(np.einsum("ij,ij->j", gained, precision), true_positives[-1])
 
@@ -71,7 +83,7 @@ class PrecisionAtPositives:
 def _step_sums(
     images: Int[np.ndarray, "M"], step: Int[np.ndarray, "M"], shape: tuple[int, int]
 ) -> scipy.sparse.csr_array:
-    """The 0/1 matrix that adds up the counts of the images of each step; `step` never falls."""
+    """0/1 matrix that sums the counts of the images of each step; `step` is non-decreasing."""
     bounds = np.searchsorted(step, np.arange(shape[0] + 1))
     ones = np.ones(bounds[-1], np.float32)
     return scipy.sparse.csr_array((ones, images[: bounds[-1]], bounds), shape=shape)

@@ -1,4 +1,4 @@
-"""Numbers as people and JSON read them: one way for the report, the tables and the model card."""
+"""Number formatting shared by the report, the tables, the model card and JSON files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def format_number(value: float | None, digits: int = 1, signed: bool = False) -> str:
-    """A number with a fixed number of decimals; a dash where it is undefined, a true minus sign.
+    """Formats a number with fixed decimals and a true minus sign; an undefined number is a dash.
 
     Examples:
         >>> format_number(91.26), format_number(-0.5, 2, signed=True), format_number(None)
@@ -18,5 +18,5 @@ def format_number(value: float | None, digits: int = 1, signed: bool = False) ->
 
 
 def json_number(value: np.ndarray | float) -> float | None:
-    """A float that JSON can hold: None for `nan`."""
+    """Converts a number to a float that JSON can represent: None for `nan`."""
     return None if np.isnan(value) else float(value)

@@ -1,15 +1,15 @@
-"""What the predictions are worth: figures per attribute, their means, and how sure the means are.
+"""Metrics per attribute, their means over attributes, and confidence intervals of the means.
 
-Every figure is in percent except mask IoU, a fraction. A label of -1 is unknown and left out. A
-ratio whose denominator is empty is undefined: `nan` in arrays, `null` in `metrics.json`, and left
-out of every mean. That happens to
+All values are in percent, except mask IoU, which is a fraction. Labels of -1 are unknown and left
+out. A ratio with denominator zero is undefined: `nan` in arrays, `null` in `metrics.json`, and left
+out of every mean. Undefined are
 
-- everything, where an attribute has no known label in the split;
-- recall, F1, balanced accuracy, average precision and AUROC, where it has no positive label;
-- balanced accuracy and AUROC, where it has no negative label;
-- precision, where no face is predicted positive.
+- all metrics of an attribute without a known label in the split;
+- recall, F1, balanced accuracy, average precision and AUROC without a positive label;
+- balanced accuracy and AUROC without a negative label;
+- precision if no face is predicted positive.
 
-Means are unweighted over attributes, at threshold 0.5, the protocol of CelebA and LFWA.
+Means are unweighted over attributes, at threshold 0.5: the protocol of CelebA and LFWA.
 """
 
 from __future__ import annotations
@@ -18,36 +18,39 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float, Int, Shaped
 
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.evaluation import bootstrap
-from mgmtn_jax.evaluation.counts import INTERVAL as INTERVAL
 from mgmtn_jax.evaluation.counts import (
+    CALIBRATION_BINS,
     THRESHOLD,
-    PrecisionAtPositives,
+    AveragePrecision,
+    calibration_bins,
     mean_defined,
     outcomes,
     ratio,
 )
 from mgmtn_jax.evaluation.formatting import json_number
 
-CALIBRATION_BINS = 15
-"""Equal-width bins of the expected calibration error."""
-
 
 def attribute_metrics(
     probabilities: Float[np.ndarray, "N A"], labels: Int[np.ndarray, "N A"]
 ) -> dict[str, Float[np.ndarray, "A"]]:
-    """The figures of each attribute, by name: a float64 array over attributes, in percent.
+    """Computes the metrics of each attribute, in percent.
 
-    `positive_rate` and `majority_accuracy` describe the known labels alone: the share of yes, and
-    the accuracy of always giving the commoner answer of this same split. `calibration_error` is the
-    gap between mean probability and share of yes, averaged over the bins by their size.
+    `positive_rate` and `majority_accuracy` depend on the labels only. The latter is the accuracy of
+    the majority-class baseline: for every face the more frequent class of the same split.
+    `calibration_error` is the expected calibration error: the gap between mean probability and
+    positive rate of each bin, averaged over the bins with their sizes as weights.
 
     Args:
-      probabilities: probability of yes, in 0..1.
-      labels: 1 yes, 0 no, -1 unknown.
+      probabilities: Predicted probabilities, in 0..1.
+      labels: 1 positive, 0 negative, -1 unknown.
+
+    Returns:
+      For each metric name, a float64 array over attributes.
 
     Examples:
         The second attribute is unknown on the first of three images.
@@ -62,7 +65,7 @@ def attribute_metrics(
     positives, known = tp + fn, tp + fp + fn + tn
     positive_rate = ratio(positives, known)
     columns = range(labels.shape[1])
-    figures = {
+    values = {
         "positive_rate": positive_rate,
         "majority_accuracy": np.maximum(positive_rate, 1 - positive_rate),
         "accuracy": ratio(tp + tn, known),
@@ -71,17 +74,14 @@ def attribute_metrics(
         "recall": ratio(tp, positives),
         "f1": np.where(positives > 0, ratio(2 * tp, 2 * tp + fp + fn), np.nan),
         "average_precision": np.array(
-            [
-                PrecisionAtPositives(probabilities[:, a], labels[:, a]).average(once)[0]
-                for a in columns
-            ]
+            [AveragePrecision(probabilities[:, a], labels[:, a])(once)[0] for a in columns]
         ),
         "auroc": np.array([_auroc(probabilities[:, a], labels[:, a]) for a in columns]),
         "calibration_error": np.array(
             [_calibration_error(probabilities[:, a], labels[:, a]) for a in columns]
         ),
     }
-    return {name: 100 * values for name, values in figures.items()}
+    return {name: 100 * fractions for name, fractions in values.items()}
 
 
 def summarize(
@@ -92,38 +92,39 @@ def summarize(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything `metrics.json` holds, free of `nan`.
+    """Content of `metrics.json`, free of `nan`.
 
     Args:
-      probabilities: probability of yes, in 0..1, columns in the order of the attribute set.
-      labels: 1 yes, 0 no, -1 unknown.
-      mask_iou: region -> intersection over union of predicted and drawn mask, for a network that
-        has masks.
-      num_resamples: resamples behind each interval.
-      seed: of the resamples.
+      probabilities: Predicted probabilities, in 0..1, columns in the order of the attribute set.
+      labels: 1 positive, 0 negative, -1 unknown.
+      attribute_set: Names and groups of the attributes.
+      mask_iou: region -> intersection over union of predicted and ground-truth mask, for a network
+        with masks.
+      num_resamples: Number of resamples behind each interval.
+      seed: Seed of the resamples.
 
     Raises:
-      ValueError: if there is no image, shapes disagree, a probability is outside 0..1, or a label
-        is none of 1, 0, -1.
+      ValueError: if there is no image, the shapes differ, a probability is outside 0..1, or a label
+        is not 1, 0 or -1.
     """
     _check(probabilities, labels, attribute_set)
-    figures = attribute_metrics(probabilities, labels)
+    values = attribute_metrics(probabilities, labels)
     resampled = bootstrap.bootstrap_means(
         probabilities, labels, num_resamples=num_resamples, seed=seed
     )
     summary: dict[str, Any] = {"num_examples": len(labels), "threshold": THRESHOLD}
     for name in ("accuracy", "balanced_accuracy", "average_precision"):
-        summary[f"mean_{name}"] = json_number(mean_defined(figures[name]))
+        summary[f"mean_{name}"] = json_number(mean_defined(values[name]))
         summary[f"mean_{name}_interval"] = bootstrap.interval(resampled[name])
-    summary["mean_f1"] = json_number(mean_defined(figures["f1"]))
-    summary["mean_auroc"] = json_number(mean_defined(figures["auroc"]))
-    summary["mean_calibration_error"] = json_number(mean_defined(figures["calibration_error"]))
-    summary["majority_accuracy"] = json_number(mean_defined(figures["majority_accuracy"]))
+    summary["mean_f1"] = json_number(mean_defined(values["f1"]))
+    summary["mean_auroc"] = json_number(mean_defined(values["auroc"]))
+    summary["mean_calibration_error"] = json_number(mean_defined(values["calibration_error"]))
+    summary["majority_accuracy"] = json_number(mean_defined(values["majority_accuracy"]))
     summary["per_attribute"] = {
         attribute: {
             "group": attribute_set.group_of(attribute),
             "num_known": int(np.sum(labels[:, a] >= 0)),
-            **{name: json_number(values[a]) for name, values in figures.items()},
+            **{name: json_number(column[a]) for name, column in values.items()},
         }
         for a, attribute in enumerate(attribute_set.names)
     }
@@ -131,8 +132,8 @@ def summarize(
         group: {
             "num_attributes": len(members),
             **{
-                name: json_number(mean_defined(values[list(members)]))
-                for name, values in figures.items()
+                name: json_number(mean_defined(column[list(members)]))
+                for name, column in values.items()
             },
         }
         for group, members in zip(
@@ -147,28 +148,28 @@ def summarize(
 
 
 def _auroc(probabilities: Float[np.ndarray, "N"], labels: Int[np.ndarray, "N"]) -> float:
-    """Chance that a positive image is scored above a negative one, ties counted as half."""
+    """Probability that a positive image scores above a negative one; ties count half."""
     known = labels >= 0
     positive = labels[known] == 1
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     if not num_positive or not num_negative:
         return np.nan
-    _, score, size = np.unique(probabilities[known], return_inverse=True, return_counts=True)
-    middle_rank = np.cumsum(size) - (size - 1) / 2
-    wins = middle_rank[score][positive].sum() - num_positive * (num_positive + 1) / 2
+    ranks = scipy.stats.rankdata(probabilities[known])
+    wins = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
     return float(wins / (num_positive * num_negative))
 
 
 def _calibration_error(
     probabilities: Float[np.ndarray, "N"], labels: Int[np.ndarray, "N"]
 ) -> float:
-    """Expected calibration error of the probability of yes, as a fraction."""
+    """Expected calibration error of the probability of the positive class, as a fraction."""
     known = labels >= 0
     if not known.any():
         return np.nan
     probability = probabilities[known].astype(np.float64)
-    bins = np.minimum((probability * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, probability - labels[known], minlength=CALIBRATION_BINS)
+    gaps = np.bincount(
+        calibration_bins(probability), probability - labels[known], minlength=CALIBRATION_BINS
+    )
     return float(np.abs(gaps).sum() / known.sum())
 
 
@@ -179,13 +180,13 @@ def _check(
 ) -> None:
     expected = (len(labels), len(attribute_set.names))
     if not len(labels):
-        raise ValueError("there is no image to evaluate")
+        raise ValueError("there are no images to evaluate")
     if probabilities.shape != expected or labels.shape != expected:
         raise ValueError(
-            f"probabilities {probabilities.shape} and labels {labels.shape} must both be "
-            f"(images, attributes), with {expected[1]} attributes"
+            f"probabilities {probabilities.shape} and labels {labels.shape} must both have the "
+            f"shape (images, attributes), with {expected[1]} attributes"
         )
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("a probability is outside 0..1 or not a number")
     if not np.isin(labels, (1, 0, -1)).all():
-        raise ValueError("a label is none of 1 (yes), 0 (no), -1 (unknown)")
+        raise ValueError("a label is not 1 (positive), 0 (negative) or -1 (unknown)")

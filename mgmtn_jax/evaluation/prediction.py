@@ -1,4 +1,4 @@
-"""The network in use: normalized faces in, probabilities and masks out."""
+"""Prediction and evaluation steps: aligned uint8 faces in, probabilities and masks out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from mgmtn_jax.regions import draw_masks
 
 
 def normalize(images: UInt8[Array, "b s s 3"], dtype: jnp.dtype) -> Float[Array, "b s s 3"]:
-    """Grey levels to zero mean and unit variance, on the device: uint8 is a quarter of float32."""
+    """Normalizes images by the ImageNet mean and standard deviation.
+
+    It runs on the device, because uint8 images take a quarter of the transfer of float32.
+    """
     scaled = (images.astype(jnp.float32) - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
     return scaled.astype(dtype)
 
@@ -31,9 +34,9 @@ def make_predict(
 ) -> Callable[..., tuple[Float[Array, "b a"], Float[Array, "b m m r"] | None]]:
     """Returns `predict(params, batch_stats, faces, landmarks) -> (probabilities, mask_logits)`.
 
-    It takes uint8 faces; the landmarks are needed by oracle masks alone and may be None otherwise.
-    The probabilities are the mean over the face and its mirror image if `evaluation.mirror` says
-    so.
+    It takes uint8 faces. Landmarks are used by ground-truth masks (`model.masks="oracle"`) only and
+    may be None otherwise. With `evaluation.mirror` the probabilities are the mean over the face and
+    its mirror image.
     """
     dtype, image_size = jnp.dtype(config.model.dtype), config.data.image_size
 
@@ -59,12 +62,13 @@ def make_predict(
 def make_eval_step(
     network: functional.Network, config: ml_collections.ConfigDict
 ) -> Callable[[functional.Variables, functional.Variables, dict[str, jax.Array]], dict]:
-    """Returns `eval_step(params, batch_stats, batch) -> dict`, pure and ready for `jax.jit`.
+    """Returns `eval_step(params, batch_stats, batch) -> dict`, a pure function for `jax.jit`.
 
-    The dict holds `probabilities` (b, A); for networks that predict masks also `masks` (b, M, M, 8)
-    probabilities, and per face and region the cells in `intersection` and `union` (b, 8) with the
-    drawn regions, zero where the landmarks are a guess or the row is padding. `labels`, `index`
-    and `valid` come back as they were, so that they stay beside their rows on every process.
+    The dict has `probabilities` (b, A). For networks that predict masks it also has `masks`
+    (b, M, M, 8), as probabilities, and `intersection` and `union` (b, 8): numbers of cells in the
+    intersection and union of predicted and ground-truth mask, zero if the landmarks are a guess or
+    the row is padding. `labels`, `index` and `valid` are returned unchanged, so that they stay with
+    their rows on every process.
     """
     predict, image_size = make_predict(network, config), config.data.image_size
 

@@ -1,4 +1,4 @@
-"""A trained network, restored from its folder alone, and one pass over a split with it."""
+"""A trained network restored from its workdir, and prediction of a whole split."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.runs import partitioning
 from mgmtn_jax.runs.checkpoints import load_metadata, load_model
 
-_FACES_AT_A_TIME = 64  # on each device
+_MAX_DEVICE_BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a network says of N faces.
+    """Predictions for the faces of a split.
 
     Attributes:
-      probabilities: of yes.
-      labels: the labels: 1, 0, -1 unknown.
-      index: position of each face in its split.
-      mask_iou: region -> intersection over union of all predicted and drawn cells of the split,
-        empty for networks without masks.
+      probabilities: Predicted probabilities, in the order of the attribute set.
+      labels: 1 positive, 0 negative, -1 unknown.
+      index: Position of each face in its split.
+      mask_iou: region -> intersection over union of predicted and ground-truth mask, over all cells
+        of the split; empty for networks without masks.
     """
 
     probabilities: Float[np.ndarray, "n a"]
@@ -112,11 +112,11 @@ def predict_split(
 
 
 class FacePredictions(NamedTuple):
-    """What a network says of aligned faces.
+    """Predictions for aligned faces.
 
     Attributes:
-      probabilities: of yes, in the order of the attribute set.
-      masks: probability of each region of `REGIONS`; None for networks that predict no masks.
+      probabilities: Predicted probabilities, in the order of the attribute set.
+      masks: Probability of each region of `REGIONS`; None for networks without predicted masks.
     """
 
     probabilities: Float[np.ndarray, "n a"]
@@ -127,13 +127,13 @@ class Predictor:
     """A trained network as a function of aligned faces.
 
     Attributes:
-      config: the resolved config it was trained with.
-      attribute_set: names and groups of what it predicts.
-      step: of the checkpoint.
-      revision: git revision of the code that trained it.
-      network: the network without its arrays.
-      variables: its params and batch_stats.
-      mesh: all devices of the process group.
+      config: Resolved config of the training run.
+      attribute_set: Names and groups of the predicted attributes.
+      step: Step of the checkpoint.
+      revision: Git revision of the code that trained the network.
+      network: The network without its arrays.
+      variables: Its params and batch_stats.
+      mesh: Mesh of all devices of the process group.
     """
 
     def __init__(
@@ -159,15 +159,17 @@ class Predictor:
 
     @classmethod
     def from_workdir(cls, workdir: epath.PathLike, step: int | None = None) -> Predictor:
-        """Restores a network on all devices of this process group, whatever it was trained on.
+        """Restores a network on all devices of this process group.
+
+        The devices may differ in number and kind from those of the training.
 
         Args:
-          workdir: of the training run; nothing but its checkpoints is read.
-          step: of the checkpoint; the newest by default.
+          workdir: Workdir of the training run; only its checkpoints are read.
+          step: Step of the checkpoint; the newest by default.
 
         Raises:
-          FileNotFoundError: if there is no such checkpoint.
-          ValueError: if it is damaged.
+          FileNotFoundError: if the checkpoint does not exist.
+          ValueError: if the checkpoint is damaged.
         """
         step, metadata = load_metadata(workdir, step)
         config = ml_collections.ConfigDict(metadata["config"])
@@ -185,11 +187,11 @@ class Predictor:
 
     @property
     def needs_landmarks(self) -> bool:
-        """Whether it draws its masks from landmarks (`OracleMasks`)."""
+        """True if the network draws its masks from landmarks (`model.masks="oracle"`)."""
         return self.config.model.name == "mgmtn" and self.config.model.masks == "oracle"
 
     def eval_step(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """`prediction.make_eval_step` with this network's parameters, on a sharded batch."""
+        """Runs `prediction.make_eval_step` with this network's parameters on a sharded batch."""
         return self._eval_step(self.variables["params"], self.variables["batch_stats"], batch)
 
     def __call__(
@@ -197,17 +199,18 @@ class Predictor:
         images: UInt8[np.ndarray, "n s s 3"],
         landmarks: Float[np.ndarray, "n 68 2"] | None = None,
     ) -> FacePredictions:
-        """Predicts aligned faces of any number.
+        """Predicts any number of aligned faces.
 
-        A batch is filled up to a power of two, so that few sizes are ever compiled.
+        Batches are padded to a power of two per device, so that few shapes are compiled.
 
         Args:
-          images: RGB, as `data.alignment` crops them, `config.data.image_size` pixels a side.
-          landmarks: x then y in pixels of the crop; needed by oracle masks alone.
+          images: RGB crops as made by `data.alignment`, with sides of `config.data.image_size`
+            pixels.
+          landmarks: x then y in pixels of the crop; used by ground-truth masks only.
 
         Raises:
-          ValueError: if the faces are not uint8 of the size the network was trained on, or it
-            draws its masks from landmarks and there are none.
+          ValueError: if the crops are not uint8 or not of the size that the network was trained on,
+            or the network draws its masks from landmarks and `landmarks` is None.
         """
         size = self.config.data.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
@@ -216,9 +219,9 @@ class Predictor:
             )
         if landmarks is None:
             if self.needs_landmarks:
-                raise ValueError("the network's masks are drawn from landmarks, and there are none")
+                raise ValueError("the network draws its masks from landmarks: pass the landmarks")
             landmarks = np.zeros((len(images), 68, 2), np.float32)
-        most = _FACES_AT_A_TIME * jax.device_count()
+        most = _MAX_DEVICE_BATCH_SIZE * jax.device_count()
         parts = [
             self._predict(images[first : first + most], landmarks[first : first + most])
             for first in range(0, max(len(images), 1), most)

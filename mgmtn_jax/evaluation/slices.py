@@ -1,4 +1,4 @@
-"""Whether a network judges some people worse than others."""
+"""Accuracy on faces with and without an attribute: differences between groups of people."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mgmtn_jax.evaluation.formatting import json_number
 
 
 def check(slice_by: Sequence[str], attribute_set: AttributeSet) -> None:
-    """Raises a ValueError that names what is no attribute, and what it may have been meant for."""
+    """Raises a ValueError, with the nearest name, if one of the names is not an attribute."""
     for name in slice_by:
         if name not in attribute_set.names:
             hint = did_you_mean(name, attribute_set.names)
-            raise ValueError(f"cannot slice by {name!r}, which is no attribute of these{hint}")
+            raise ValueError(f"cannot slice by {name!r}: the network has no such attribute{hint}")
 
 
 def accuracy_gaps(
@@ -30,14 +30,22 @@ def accuracy_gaps(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How differently faces with and without an attribute are judged, by the attribute.
+    """Compares the accuracy on faces labelled positive and negative for each slicing attribute.
+
+    Args:
+      probabilities: Predicted probabilities, in 0..1.
+      labels: 1 positive, 0 negative, -1 unknown.
+      attribute_set: Names and groups of the attributes.
+      slice_by: Names of the slicing attributes.
+      num_resamples: Number of resamples behind each interval.
+      seed: Seed of the resamples.
 
     Returns:
-      For each of `slice_by` a dict of `yes` and `no`, each with `num_examples` (faces so labelled),
-      `mean_accuracy` and `mean_accuracy_interval` over all other attributes, and `gaps`: for each
-      of these the accuracies `yes` and `no` and their difference `gap` in points, the largest gap
-      of either sign first. Attributes without a known label on one side have no gap and are left
-      out.
+      For each slicing attribute, a dict with `yes` (faces labelled positive), `no` (faces labelled
+      negative) and `gaps`. The first two have `num_examples`, and over all other attributes
+      `mean_accuracy` and `mean_accuracy_interval`, in percent. `gaps` has for each other attribute
+      the accuracies `yes` and `no` and their difference `gap` in points, in descending order of its
+      size. Attributes without a known label on one side are left out of it.
 
     Raises:
       ValueError: see `check`.

@@ -1,6 +1,7 @@
-"""A trained network as files that need nothing of ours: a `jax.export` artifact and safetensors.
+"""Export of a trained network as a `jax.export` artifact and safetensors.
 
-JAX writes and reads artifacts with `flatbuffers`, which it does not install by itself.
+The files can be used without this package. JAX reads and writes artifacts with `flatbuffers`, which
+it does not install itself.
 """
 
 from __future__ import annotations
@@ -33,18 +34,30 @@ def export_run(
     out: epath.PathLike,
     metrics_file: epath.PathLike | None = None,
 ) -> None:
-    """Restores, exports, and writes the four files.
+    """Restores a network and writes artifact, description, parameters and model card.
+
+    Args:
+      workdir: Workdir of the training run.
+      step: Step of the checkpoint; the newest if None.
+      out: Path of the artifact; the other files are written beside it.
+      metrics_file: `metrics.json` of an evaluation, for the model card.
 
     Raises:
-      FileNotFoundError, ValueError: no such checkpoint or metrics; a network that cannot be
-        exported; a README.md that this program did not write.
+      FileNotFoundError, ValueError: if the checkpoint or the metrics do not exist, the network
+        cannot be exported, or the folder has a README.md that is not a generated model card.
     """
     artifact = epath.Path(out)
     if artifact.suffix in (".json", ".safetensors", ".md"):
-        raise ValueError(f"--out={out} is the artifact: give it another suffix, such as .jax")
+        raise ValueError(
+            f"{out}: the artifact cannot have the suffix {artifact.suffix}, which another exported "
+            "file has: choose another suffix, such as .jax"
+        )
     card = artifact.parent / "README.md"
     if card.exists() and not card.read_text().startswith(MARK):
-        raise ValueError(f"{card} is in the way and was not made by this program: choose a folder")
+        raise ValueError(
+            f"{card} exists and is not a generated model card, so it is not overwritten: choose "
+            "another folder"
+        )
     metrics = None if metrics_file is None else json.loads(epath.Path(metrics_file).read_text())
     predictor = Predictor.from_workdir(workdir, step)
     exported = export_network(predictor)
@@ -54,25 +67,25 @@ def export_run(
     artifact.with_suffix(".json").write_text(json.dumps(description, indent=1))
     save_parameters(predictor, artifact.with_suffix(".safetensors"))
     card.write_text(model_card(artifact.name, description, metrics))
-    logging.info("%s, %.1f MB, and its model card %s", artifact, artifact.stat().length / 1e6, card)
+    logging.info("wrote %s (%.1f MB) and %s", artifact, artifact.stat().length / 1e6, card)
 
 
 def export_network(predictor: Predictor) -> export.Exported:
-    """The network as StableHLO with its parameters inside, for every platform and any batch.
+    """Exports the network with its parameters as StableHLO, for all platforms and batch sizes.
 
     The function takes uint8 faces (batch, s, s, 3), RGB and aligned, and returns a dict of
     `probabilities` (batch, A) and, for networks that predict masks, `masks` (batch, m, m, 8) in the
     order of `REGIONS`, both float32.
 
     Raises:
-      ValueError: for a network that draws its masks from landmarks: the function gets none.
+      ValueError: if the network draws its masks from landmarks, which the function does not take.
     """
     if predictor.needs_landmarks:
         raise ValueError(
-            "model.masks='oracle' draws the masks from each face's landmarks, and an exported "
-            "network gets images alone: export one that predicts its masks"
+            "model.masks='oracle' draws the masks from each face's landmarks, but an exported "
+            "network takes only images: export a network that predicts its masks"
         )
-    # As NumPy arrays, because those on a mesh would tie the function to as many devices.
+    # NumPy arrays: arrays on a mesh would tie the function to the same number of devices.
     model = jax.device_get(predictor.variables)
     size = predictor.config.data.image_size
     predict = make_predict(predictor.network, predictor.config)
@@ -90,7 +103,7 @@ def export_network(predictor: Predictor) -> export.Exported:
 
 
 def describe(predictor: Predictor, exported: export.Exported) -> dict[str, Any]:
-    """What a user of the artifact has to know, in JSON's types."""
+    """Description of the artifact for its users, as JSON types: inputs, outputs, names, config."""
     return {
         "format": "jax.export",
         "jax": jax.__version__,
@@ -99,7 +112,7 @@ def describe(predictor: Predictor, exported: export.Exported) -> dict[str, Any]:
             "shape": ["batch", *exported.in_avals[0].shape[1:]],
             "dtype": "uint8",
             "colors": "RGB",
-            # Fractions of the side, x then y, the eyes by their side of the image.
+            # Fractions of the side, x then y; left and right as seen in the image.
             "alignment": dict(
                 zip(("left_eye", "right_eye", "mouth"), alignment.CANONICAL, strict=True)
             ),
@@ -119,14 +132,14 @@ def describe(predictor: Predictor, exported: export.Exported) -> dict[str, Any]:
 
 
 def save_parameters(predictor: Predictor, path: epath.PathLike) -> None:
-    """Writes params and batch_stats as one safetensors file, keys joined by slashes."""
+    """Writes params and batch_stats as one safetensors file, with keys joined by slashes."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(predictor.variables))
     tensors = {_SEPARATOR.join(key.key for key in path): leaf for path, leaf in leaves}
     epath.Path(path).write_bytes(safetensors.numpy.save(tensors))
 
 
 def load_parameters(path: epath.PathLike) -> Variables:
-    """The `params` and `batch_stats` that `save_parameters` wrote, as NumPy arrays."""
+    """Reads the `params` and `batch_stats` that `save_parameters` wrote, as NumPy arrays."""
     tree: Variables = {}
     for name, tensor in safetensors.numpy.load(epath.Path(path).read_bytes()).items():
         *parents, leaf = name.split(_SEPARATOR)

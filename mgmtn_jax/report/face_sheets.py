@@ -1,4 +1,4 @@
-"""The faces on the report of an evaluation: which, and how the network sees them."""
+"""Sheets of faces for the report: selection of the faces, their crops and their masks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etils import epath
 from mgmtn_jax.data import alignment, pipeline
 from mgmtn_jax.data.images import decode_image
 from mgmtn_jax.evaluation.predictor import Predictions, Predictor
-from mgmtn_jax.report import html_report, notable_answers
+from mgmtn_jax.report import html_report, notable_predictions
 
 
 def choose(
@@ -22,15 +22,18 @@ def choose(
     split: str,
     num_faces: int,
 ) -> list[html_report.Sheet]:
-    """The answers that stand out, and faces spread evenly over the split, whatever came out.
+    """Selects notable predictions, and examples spread evenly over the split.
 
     Args:
-      predictor: the network.
-      predictions: what it says of the split.
-      data_dir: where the faces are.
-      split: their split.
-      num_faces: on the sheet of examples; each other sheet has a third of them.
+      predictor: The network.
+      predictions: Its predictions for the split.
+      data_dir: Data set folder.
+      split: Name of the split.
+      num_faces: Number of faces on the sheet of examples; each other sheet has a third as many. 0
+        gives no sheets.
     """
+    if not num_faces:
+        return []
     probabilities, labels = predictions.probabilities, predictions.labels
     names, few = predictor.attribute_set.names, math.ceil(num_faces / 3)
     spread = np.linspace(0, len(probabilities) - 1, min(num_faces, len(probabilities)))
@@ -38,34 +41,39 @@ def choose(
         (title, text, [(row, names[a]) for row, a in pick(probabilities, labels, few)])
         for title, text, pick in (
             (
-                "Surest and right",
-                "A yes it is surest of, and the label agrees.",
-                notable_answers.surest_right,
+                "Confident and correct",
+                "True positives of the highest probability.",
+                notable_predictions.confident_correct,
             ),
             (
-                "Surest and wrong",
-                "What it is surest of against the label. Some of these labels are the mistake.",
-                notable_answers.surest_wrong,
+                "Confident errors",
+                "False positives and false negatives whose probability is farthest from the "
+                "threshold. Some of them are label errors.",
+                notable_predictions.confident_errors,
             ),
-            ("Least sure", "Answers nearest to 50 %.", notable_answers.least_sure),
+            (
+                "Least confident",
+                "Predictions nearest to the threshold.",
+                notable_predictions.least_confident,
+            ),
         )
     ]
     chosen.append(
         (
             "Examples",
-            "Spread evenly over the split, not picked by how they came out.",
+            "Spread evenly over the split, selected independently of the predictions.",
             [(int(row), None) for row in spread],
         )
     )
-    wanted = sorted({row for _, _, answers in chosen for row, _ in answers})
+    wanted = sorted({row for _, _, picked in chosen for row, _ in picked})
     faces = dict(zip(wanted, _faces(predictor, predictions, wanted, data_dir, split), strict=True))
     return [
         html_report.Sheet(
             title,
             text,
-            [dataclasses.replace(faces[row], question=question) for row, question in answers],
+            [dataclasses.replace(faces[row], selected_for=attribute) for row, attribute in picked],
         )
-        for title, text, answers in chosen
+        for title, text, picked in chosen
     ]
 
 
@@ -76,7 +84,7 @@ def _faces(
     data_dir: epath.PathLike,
     split: str,
 ) -> Iterator[html_report.SheetFace]:
-    """The faces of some rows of the predictions, with their masks."""
+    """Yields the faces of some rows of the predictions, with their masks."""
     size = predictor.config.data.image_size
     keys, images, landmarks = [], [], []
     for record in pipeline.read_records(data_dir, split, predictions.index[list(rows)]):

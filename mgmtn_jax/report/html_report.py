@@ -1,7 +1,7 @@
-"""The report: one HTML page that needs no other file and no network.
+"""The evaluation report: one self-contained HTML page.
 
-Pictures are embedded as data URIs, plots as inline SVG, and everything a reader can switch works by
-CSS alone, except sorting the table.
+Images are embedded as data URIs and plots as inline SVG. All controls work by CSS alone, except
+sorting of the attribute table.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from jaxtyping import Float, Int, UInt8
 
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.evaluation import curves
+from mgmtn_jax.evaluation.counts import THRESHOLD
 from mgmtn_jax.evaluation.formatting import format_number
 from mgmtn_jax.report import pictures, plots
 
-_CURVES = {
-    "loss": "Loss, all terms",
-    "attribute_loss": "Loss, attributes",
-    "mask_loss": "Loss, masks",
+_PLOTTED_SCALARS = {
+    "loss": "Total loss",
+    "attribute_loss": "Attribute loss",
+    "mask_loss": "Mask loss",
     "accuracy": "Mean accuracy, %",
     "learning_rate": "Learning rate",
 }
-_MAX_CURVE_POINTS = 400
-_TOP_ATTRIBUTES = 6
-_MISSED_ATTRIBUTES = 4
+_MAX_PLOT_POINTS = 400
+_MAX_POSITIVES = 6
+_MAX_MISSED = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +40,12 @@ class SheetFace:
     """One face of a sheet.
 
     Attributes:
-      image: the aligned crop, RGB.
-      masks: probability of each region of `REGIONS`, at any resolution; None without masks.
-      probabilities: of yes, per attribute.
-      labels: 1 yes, 0 no, -1 unknown.
-      key: what the data set calls the image.
-      question: the attribute for which the face is on the sheet, if it is one.
+      image: Aligned RGB crop.
+      masks: Probability of each region of `REGIONS`, at any resolution; None without masks.
+      probabilities: Predicted probability of each attribute.
+      labels: 1 positive, 0 negative, -1 unknown.
+      key: Key of the image in the data set.
+      selected_for: Attribute whose prediction is the reason to show the face, if there is one.
     """
 
     image: UInt8[np.ndarray, "S S 3"]
@@ -52,17 +53,17 @@ class SheetFace:
     probabilities: Float[np.ndarray, "A"]
     labels: Int[np.ndarray, "A"]
     key: str
-    question: str | None = None
+    selected_for: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """Faces with a reason to be looked at together.
+    """A titled section of faces.
 
     Attributes:
-      title: of the section.
-      text: what they are, in a sentence.
-      faces: in order.
+      title: Title of the section.
+      text: Sentence that describes the selection.
+      faces: Faces in order.
     """
 
     title: str
@@ -81,20 +82,23 @@ def write_report(
     sheets: Sequence[Sheet],
     provenance: Mapping[str, Any],
 ) -> epath.Path:
-    """Writes `index.html` into a folder and returns its path.
+    """Renders the report and writes it as `index.html`.
 
     Args:
-      out_dir: made if missing; may be a `gs://` address.
-      title: of the page.
-      metrics: what `metrics.summarize` returns; if there are `slices`, what
-        `slices.accuracy_gaps` does, if there is `tuned`, what `thresholds.figures`
-        does and the split they were tuned on, and if there is `against`, a comparison.
-      probabilities: what the metrics are of, for the curves.
-      labels: the labels: 1 yes, 0 no, -1 unknown.
-      history: rows of `metrics.jsonl`: `step`, `split` and any scalars; known ones are plotted.
-      sheets: About 15 KB a face: 24 are a good number for one, 250 in all reach 5 MB.
-      provenance: what a reader needs to get the same figures, as label -> text, number or mapping.
-        Mappings, such as the configuration, start folded.
+      out_dir: Folder to write; created if missing; may be a `gs://` URL.
+      title: Title of the page.
+      metrics: Content of `metrics.json`: the result of `metrics.summarize`, with the optional
+        entries `slices` (from `slices.accuracy_gaps`), `tuned` (from `thresholds.tuned_metrics`,
+        with `split` and `num_examples`) and `against` (a comparison).
+      probabilities: Predicted probabilities behind the metrics, for the curves.
+      labels: 1 positive, 0 negative, -1 unknown.
+      history: Rows of `metrics.jsonl` with `step`, `split` and scalars; known scalars are plotted.
+      sheets: Sheets of faces. A face takes about 15 KB, so 250 faces reach about 5 MB.
+      provenance: Information for reproducing the metrics, label -> text, number or mapping.
+        Mappings, such as the configuration, are shown collapsed.
+
+    Returns:
+      Path of the page.
     """
     names = list(metrics["per_attribute"])
     rows = [
@@ -113,8 +117,8 @@ def write_report(
         scale_start=_scale_start(metrics),
         attributes=rows,
         largest_gain=max(gains, default=0) or 1,
-        curves=_curves(history),
-        quality=_quality(metrics, probabilities, labels),
+        training_plots=_training_plots(history),
+        quality=_quality_plots(metrics, probabilities, labels),
         sheets=[
             {
                 "title": sheet.title,
@@ -156,38 +160,33 @@ def _difference(value: float | None, baseline: float | None) -> float | None:
 
 
 def _scale_start(metrics: Mapping[str, Any]) -> int:
-    """Where the headline's scale begins: the ten below everything it shows, in percent."""
+    """Start of the headline's scale in percent: a multiple of ten below the values shown."""
     shown = [metrics["mean_accuracy"], metrics["majority_accuracy"]]
     lowest = min((value for value in shown if value is not None), default=0)
     return max(0, int((lowest - 5) // 10) * 10)
 
 
 def _face_view(face: SheetFace, names: Sequence[str]) -> dict[str, Any]:
-    """What the sheet shows of one face."""
-    answers: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "percent": 100 * float(probability),
-            "mark": "unknown"
-            if label < 0
-            else "right"
-            if (probability >= 0.5) == label
-            else "wrong",
-        }
-        for name, probability, label in zip(names, face.probabilities, face.labels, strict=True)
-    ]
-    asked: dict[str, Any] | None = None
-    if face.question is not None:
-        index = names.index(face.question)
-        asked = {**answers[index], "label": "yes" if face.labels[index] else "no"}
-    others = [answer for answer in answers if answer["name"] != face.question]
-    surest_yes = sorted(others, key=lambda answer: -answer["percent"])
-    top = [answer for answer in surest_yes if answer["percent"] >= 50][:_TOP_ATTRIBUTES]
-    missed = [a for a in surest_yes if a["mark"] == "wrong" and a not in top]
-    known = [answer for answer in answers if answer["mark"] != "unknown"]
+    """Template variables of one face."""
+    predictions: list[dict[str, Any]] = []
+    for name, probability, label in zip(names, face.probabilities, face.labels, strict=True):
+        positive = bool(probability >= THRESHOLD)
+        mark = "unknown" if label < 0 else "correct" if positive == label else "wrong"
+        percent = 100 * float(probability)
+        predictions.append({"name": name, "percent": percent, "positive": positive, "mark": mark})
+    selected: dict[str, Any] | None = None
+    if face.selected_for is not None:
+        index = names.index(face.selected_for)
+        label = "positive" if face.labels[index] else "negative"
+        selected = {**predictions[index], "label": label}
+    others = [row for row in predictions if row["name"] != face.selected_for]
+    others.sort(key=lambda row: -row["percent"])
+    positives = [row for row in others if row["positive"]][:_MAX_POSITIVES]
+    missed = [row for row in others if row["mark"] == "wrong" and row not in positives]
+    known = [row for row in predictions if row["mark"] != "unknown"]
     return {
         "key": face.key,
-        "asked": asked,
+        "selected": selected,
         "picture": pictures.picture_uri(face.image),
         "masks": {}
         if face.masks is None
@@ -195,18 +194,18 @@ def _face_view(face: SheetFace, names: Sequence[str]) -> dict[str, Any]:
             region: pictures.mask_uri(face.masks[..., channel], pictures.REGION_COLORS[region])
             for channel, region in enumerate(REGIONS)
         },
-        "top": top,
-        "missed": missed[:_MISSED_ATTRIBUTES],
-        "more_missed": len(missed[_MISSED_ATTRIBUTES:]),
-        "num_right": sum(answer["mark"] == "right" for answer in known),
+        "positives": positives,
+        "missed": missed[:_MAX_MISSED],
+        "more_missed": len(missed[_MAX_MISSED:]),
+        "num_correct": sum(row["mark"] == "correct" for row in known),
         "num_known": len(known),
     }
 
 
-def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One plot per known scalar of the history."""
+def _training_plots(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One plot for each known scalar of the history."""
     plotted = []
-    for field, label in _CURVES.items():
+    for field, label in _PLOTTED_SCALARS.items():
         lines: dict[str, list[tuple[int, float]]] = {}
         for split in plots.SPLIT_COLORS:
             points = [
@@ -215,7 +214,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 if row.get("split") == split and row.get(field) is not None
             ]
             if points:
-                lines[split] = sorted(points)[:: 1 + len(points) // _MAX_CURVE_POINTS]
+                lines[split] = sorted(points)[:: 1 + len(points) // _MAX_PLOT_POINTS]
         if lines:
             description = "; ".join(
                 f"{split} from {points[0][1]:.4g} at step {points[0][0]} "
@@ -233,17 +232,17 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return plotted
 
 
-def _quality(
+def _quality_plots(
     metrics: Mapping[str, Any],
     probabilities: Float[np.ndarray, "N A"],
     labels: Int[np.ndarray, "N A"],
 ) -> dict[str, Any]:
-    """Precision against recall and reliability, of all attributes together and of each."""
+    """Precision-recall curves and reliability diagrams, of all attributes together and of each."""
     lines, each = [], []
     for a, (name, row) in enumerate(metrics["per_attribute"].items()):
         precision_recall = curves.precision_recall(probabilities[:, a], labels[:, a])
         if not len(precision_recall[0]):
-            continue  # An attribute without a yes has neither.
+            continue  # An attribute without a positive label has neither.
         lines.append((precision_recall, pictures.REGION_COLORS.get(row["group"], "#999999")))
         reliability = curves.reliability(probabilities[:, a], labels[:, a])
         each.append(

@@ -1,4 +1,4 @@
-"""Faces and masks as pictures: small ones inside the report, larger ones as files."""
+"""Images of faces and masks: small data URIs for pages, full-size overlays for files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REGION_COLORS: dict[str, str] = {
     "hair": "#e69f00",
     "object": "#999999",
 }
-"""Okabe and Ito's palette, which stays distinct under the common kinds of color blindness."""
+"""Okabe and Ito's palette, distinct under the common forms of color blindness."""
 
 _PICTURE_SIZE = 176  # pixels; the sheet shows faces at 132 CSS pixels
 _MASK_SIZE = 56
@@ -31,7 +31,7 @@ _OVERLAY_OPACITY = 0.5
 
 
 def picture_uri(image: UInt8[np.ndarray, "S S 3"]) -> str:
-    """A face as a data URI of about 6 KB."""
+    """Encodes a face as a WebP data URI of about 6 KB."""
     picture = Image.fromarray(image)
     picture.thumbnail((_PICTURE_SIZE, _PICTURE_SIZE), Image.Resampling.LANCZOS)
     data = io.BytesIO()
@@ -40,7 +40,8 @@ def picture_uri(image: UInt8[np.ndarray, "S S 3"]) -> str:
 
 
 def mask_uri(mask: Float[np.ndarray, "M M"], color: str) -> str:
-    """A mask as a data URI: one color whose opacity is the probability, in a few hundred bytes."""
+    """Encodes a mask as a PNG data URI of a few hundred bytes: one color, with the probability as
+    its opacity."""
     alpha = Image.fromarray(np.round(255 * np.clip(mask, 0, 1)).astype(np.uint8))
     alpha.thumbnail((_MASK_SIZE, _MASK_SIZE), Image.Resampling.BOX)
     levels = np.asarray(alpha) // (256 // _MASK_LEVELS)
@@ -55,15 +56,15 @@ def mask_uri(mask: Float[np.ndarray, "M M"], color: str) -> str:
 def overlay(
     image: UInt8[np.ndarray, "s s 3"], masks: Float[np.ndarray, "m m 8"]
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """A face under its masks, each in its region's color and as opaque as it is certain.
+    """Blends masks over a face in their region's colors, with opacity proportional to probability.
 
-    The whole face is left out: it would lie over all others.
+    The mask of the whole face is left out, because it would cover all others.
 
     Args:
-      image: the aligned crop, RGB, of any size.
-      masks: probability of each region of `REGIONS`.
+      image: Aligned RGB crop of any size.
+      masks: Probability of each region of `REGIONS`.
     """
-    # All masks become one veil on their own grid, so that only it is enlarged, not each of them.
+    # The masks are composed on their own grid, so that one image is enlarged instead of eight.
     color, through = (
         np.zeros((*masks.shape[:2], 3), np.float32),
         np.ones(masks.shape[:2], np.float32),

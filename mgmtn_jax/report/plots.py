@@ -1,4 +1,4 @@
-"""Plots as inline SVG in the page's own font and colors."""
+"""Plots as inline SVG that inherit the page's font and colors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from mgmtn_jax.evaluation.curves import Curve
 
-# Matplotlib knows no CSS, so it draws in colors that are then exchanged for the page's own.
+# Matplotlib does not support CSS variables: it draws in placeholder colors, replaced afterwards.
 _INK, _ACCENT = "#010201", "#010205"
 SPLIT_COLORS = {"train": "#010203", "validation": "#010204"}
 _PAGE_COLORS = {
@@ -26,7 +26,7 @@ _PAGE_COLORS = {
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "mgmtn",  # the same page from the same figures
+    "svg.hashsalt": "mgmtn",  # reproducible ids: the same metrics give the same page
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -44,11 +44,11 @@ _STYLE: dict[Any, Any] = {
         _INK,
     ),
 }
-_MAX_POINTS = 60  # of a precision-recall curve: 40 of them are on the page twice
+_MAX_POINTS = 60  # per precision-recall curve; a page has 40 of them, each twice
 
 
 def training(lines: Mapping[str, Sequence[tuple[int, float]]]) -> markupsafe.Markup:
-    """A scalar against the step, one line a split."""
+    """Plots a scalar against the training step, one line per split."""
 
     def draw(axes: Axes) -> None:
         for split, points in lines.items():
@@ -66,7 +66,7 @@ def training(lines: Mapping[str, Sequence[tuple[int, float]]]) -> markupsafe.Mar
 
 
 def precision_recall(lines: Sequence[tuple[Curve, str]]) -> markupsafe.Markup:
-    """Precision against recall, one line an attribute, each with its color."""
+    """Plots precision-recall curves, one line per attribute in the given color."""
 
     def draw(axes: Axes) -> None:
         _unit_square(axes, "recall", "precision")
@@ -77,17 +77,17 @@ def precision_recall(lines: Sequence[tuple[Curve, str]]) -> markupsafe.Markup:
 
 
 def reliability(curve: Curve) -> markupsafe.Markup:
-    """Share of yes against probability, beside the diagonal of a calibrated network."""
+    """Plots a reliability diagram with the diagonal of perfect calibration."""
 
     def draw(axes: Axes) -> None:
-        _unit_square(axes, "probability of yes", "share of yes")
+        _unit_square(axes, "predicted probability", "positive rate")
         _calibration(axes, curve)
 
     return _svg((4, 3.1), [draw])
 
 
 def of_attribute(precision_recall: Curve, reliability: Curve) -> markupsafe.Markup:
-    """Both plots of one attribute, small, side by side."""
+    """Plots precision-recall curve and reliability diagram of one attribute, side by side."""
 
     def left(axes: Axes) -> None:
         _unit_square(axes)
@@ -120,7 +120,7 @@ def _thinned(curve: Curve) -> Curve:
 def _svg(
     inches: tuple[float, float], panels: Sequence[Callable[[Axes], None]]
 ) -> markupsafe.Markup:
-    """A figure of panels side by side."""
+    """Draws panels side by side and returns them as an SVG element."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=inches, layout="constrained")
         for number, draw in enumerate(panels):
@@ -134,7 +134,7 @@ def _svg(
         )
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
-    # HTML needs no namespaces, and ids must be unique on the page: keep those that are referred to.
+    # HTML needs no namespaces. Ids must be unique on the page: keep only those that are referenced.
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"| version="[^"]*"', "", svg).replace("xlink:href", "href")
     referred = set(re.findall(r"#([\w-]+)[\")]", svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in referred else "", svg)
