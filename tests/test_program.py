@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from tests.helpers import commands
+
 ROOT = Path(__file__).parents[1]
 NUM_FACES, NUM_STEPS, SAVE_EVERY = 60, 24, 4
 TRAIN = [
@@ -33,12 +35,7 @@ TRAIN = [
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Environment of the commands: one device, no compiler optimization, a compilation cache."""
-    return os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    return commands.environment(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture(scope="module")

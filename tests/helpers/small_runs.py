@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from tests.helpers import precompute_runs
+from tests.helpers import commands, precompute_runs
 
 ROOT = Path(__file__).parents[2]
 NUM_STEPS, SAVE_EVERY = 60, 6
@@ -33,14 +32,8 @@ FLAGS = (
 
 
 def environment(cache_dir, devices=1):
-    """Environment variables for a run: compiled programs are cached and barely optimized."""
-    return os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(cache_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_LOG_COMPILES": "1",
-    }
+    """`commands.environment`, with compilations in the log."""
+    return commands.environment(cache_dir, devices) | {"JAX_LOG_COMPILES": "1"}
 
 
 class Run:
