@@ -13,6 +13,7 @@ from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.models import build, functional
 from mgmtn_jax.models.fusion import FUSIONS
 from mgmtn_jax.models.g2ff import G2FF, masked_pool
+from mgmtn_jax.models.layers import FLOAT32
 from tests.helpers.stubs import StubTrunk
 from tests.helpers.tiny import tiny_config
 
@@ -103,6 +104,57 @@ def test_attention_starts_as_concat():
     np.testing.assert_array_equal(
         fused, FUSIONS["concat"](*arguments, rngs=nnx.Rngs(0))(groups, features)
     )
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_g2ff_equals_its_formula(train):
+    rng = np.random.default_rng(0)
+    in_channels, global_channels, num_groups, width = (3, 4, 5), 6, 2, 3
+    g2ff = G2FF(
+        in_channels,
+        global_channels,
+        num_groups,
+        fusion="concat",
+        width=width,
+        dtype=FLOAT32,
+        rngs=nnx.Rngs(0),
+    )
+    assert [layer.conv.kernel.shape for layer in (*g2ff.reduce, *g2ff.refine)] == [
+        *((1, 1, channels, width) for channels in in_channels),
+        *((3, 3, width, width) for _ in in_channels),
+    ]
+    features = [
+        rng.normal(size=(2, cells, cells + 1, channels)).astype(np.float32)
+        for cells, channels in zip((8, 4, 2), in_channels, strict=True)
+    ]
+    final_features = rng.normal(size=(2, 2, 3, global_channels)).astype(np.float32)
+    masks = rng.random((2, 8, 8, num_groups)).astype(np.float32)
+    fused = g2ff(features, final_features, masks, train=train)
+
+    pooled = []
+    for reduce, refine, feature in zip(g2ff.reduce, g2ff.refine, features, strict=True):
+        x = np.maximum(reduce(feature, train=train), 0)
+        x = np.maximum(refine(x, train=train), 0)[:, :, :, None]
+        weights = jax.image.resize(masks, (*feature.shape[:3], num_groups), "linear")[..., None]
+        weights = weights / (weights.sum((1, 2), keepdims=True) + 1e-3)
+        pooled += [(weights * x).sum((1, 2)), ((weights * x**4).sum((1, 2)) + 1e-6) ** 0.25]
+    global_feature = np.repeat(final_features.mean((1, 2))[:, None], num_groups, axis=1)
+    expected = np.concatenate([*pooled, global_feature], axis=-1)
+    assert fused.shape == (2, num_groups, g2ff.out_channels) == expected.shape
+    np.testing.assert_allclose(fused, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_pools_in_half_precision_and_averages_in_float32():
+    features = jnp.ones((2, 4, 4, 3), jnp.bfloat16)
+    masks = jnp.ones((2, 4, 4, 5), jnp.float32)
+    # Mixed operands would be promoted, at the price of a float32 matrix product.
+    text = jax.jit(masked_pool).lower(features, masks).as_text()
+    assert re.search(r"dot_general.*xbf16>, tensor<.*xbf16>\) -> tensor<.*xf32>", text)
+    g2ff = G2FF((3,), 3, 5, fusion="concat", width=2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    final = jnp.asarray(np.random.default_rng(0).random((2, 4, 4, 3)), jnp.bfloat16)
+    fused = g2ff([features], final, masks, train=False)
+    expected = np.asarray(final, np.float64).mean((1, 2))
+    np.testing.assert_allclose(fused[:, 0, -3:], expected, rtol=1e-6)
 
 
 def _outputs(config):

@@ -85,6 +85,12 @@ def test_an_empty_mask_that_is_predicted_empty_has_no_dice_loss():
     assert loss == pytest.approx(40.0 / 4 + 0.5)
 
 
+def test_a_single_known_label_is_the_whole_loss():
+    labels = np.array([[-1, -1, 0, -1]], np.int8)
+    loss = losses.attribute_loss(np.zeros((1, 4), np.float32), labels, (labels >= 0).sum(0))
+    assert loss == pytest.approx(math.log(2))
+
+
 def test_a_part_of_a_batch_is_divided_by_the_count_of_the_whole():
     logits = np.array([[2.0, -1.0, 5.0, 0.0], [0.5, 9.0, -9.0, 1.0]], np.float32)
     labels = np.array([[1, 0, -1, -1], [0, -1, -1, -1]], np.int8)

@@ -44,6 +44,9 @@ def test_fused_stages_are_chosen_by_grid():
     strides = (4, 8, 16, 32)
     assert fused_stages(224, strides) == fused_stages(227, strides) == (1, 2, 3)
     assert fused_stages(112, strides) == fused_stages(80, strides) == (0, 1, 2)
+    # The change is where 28 is the geometric mean of both grids, at 158.4 pixels.
+    assert (fused_stages(157, strides), fused_stages(160, strides)) == ((0, 1, 2), (1, 2, 3))
+    assert fused_stages(1024, strides) == (1, 2, 3)  # no coarser three stages exist
 
 
 def test_masked_pool_is_the_pooled_product_of_mask_and_features():
