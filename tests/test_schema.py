@@ -77,6 +77,20 @@ def test_tfds_agrees_in_both_directions():
     assert_equal(schema.parse(features.serialize_example(example)), a)
 
 
+def test_the_stored_format_is_fixed():
+    sources = (schema.HOG, schema.CNN, schema.FALLBACK, schema.GIVEN)
+    assert sources == (0, 1, 2, 3)
+    assert schema.LANDMARK_SOURCES == ("hog", "cnn", "fallback", "given")
+    assert (schema.YES, schema.NO, schema.UNKNOWN) == (1, 0, -1)
+    assert schema.shard_name("train", 3, 16) == "faces-train.tfrecord-00003-of-00016"
+    assert schema.features(5)["image"].shape == (None, None, 3)
+    # Sorted keys, whatever the order of insertion, make equal records equal bytes.
+    data = schema.serialize(record(key="k.jpg"))
+    names = ("attributes", "face_box", "image", "key", "landmark_source", "landmarks")
+    places = [data.index(bytes([len(name)]) + name.encode()) for name in names]
+    assert places == sorted(places)
+
+
 @given(st.binary(max_size=200))
 @settings(deadline=None, max_examples=100)
 def test_other_bytes_are_not_a_record(data):
@@ -105,6 +119,7 @@ def test_the_folder_opens_in_tfds(folder):
 
 def test_splits_and_attributes_load(folder):
     assert schema.load_attribute_set(folder) == SMALL
+    assert schema.split_shard_lengths(folder) == {"train": [3, 2], "test": [1]}
     train = schema.open_split(folder, "train")
     assert [schema.parse(data).key for data in train] == [f"{i}.jpg" for i in range(5)]
 
@@ -131,9 +146,11 @@ def test_a_shard_with_lost_records_is_named(folder):
         schema.open_split(folder, "train")
 
 
-def test_missing_folders_and_splits_are_named(folder, tmp_path):
+def test_wrong_arguments_are_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         schema.load_attribute_set(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="'raise' or 'skip', not 'ignore'"):
+        schema.open_split(folder, "train", "ignore")
     with pytest.raises(ValueError, match="no split 'dev': it has test, train"):
         schema.shard_paths(folder, "dev")
     (folder / "dataset_info.json").unlink()
