@@ -15,6 +15,11 @@ from PIL import Image
 from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
 from mgmtn_jax.evaluation import metrics, slices, thresholds
 from mgmtn_jax.report import html_report, pictures
+from mgmtn_jax.report.notable_predictions import (
+    confident_correct,
+    confident_errors,
+    least_confident,
+)
 
 HISTORY = [
     {"step": 10, "split": "train", "loss": 2.0, "mask_loss": 0.9, "images_per_second": 80.0},
@@ -261,3 +266,22 @@ def test_the_same_run_gives_the_same_page(tmp_path):
         for name in ("one", "two")
     ]
     assert pages[0] == pages[1]
+
+
+def test_notable_predictions_take_each_face_once_and_alternate_attributes():
+    labels = np.array([[1, 1], [1, 0], [1, 0], [0, -1]])
+    probabilities = np.array([[0.99, 0.98], [0.97, 0.9], [0.8, 0.51], [0.7, 0.5]])
+    assert confident_correct(probabilities, labels, 9) == [
+        (0, 0),
+        (1, 0),
+        (2, 0),
+    ]
+    assert confident_errors(probabilities, labels, 9) == [
+        (1, 1),
+        (3, 0),
+        (2, 1),
+    ]
+    assert least_confident(probabilities, labels, 2) == [(2, 1), (3, 0)]
+    # Of two attributes the second one comes before the first one's second best.
+    labels[1, 1] = 1
+    assert confident_correct(probabilities, labels, 2) == [(0, 0), (1, 1)]

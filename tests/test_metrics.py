@@ -13,12 +13,7 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from mgmtn_jax.attributes import CELEBA, AttributeSet
-from mgmtn_jax.evaluation import bootstrap, counts, curves, metrics, slices
-from mgmtn_jax.report.notable_predictions import (
-    confident_correct,
-    confident_errors,
-    least_confident,
-)
+from mgmtn_jax.evaluation import bootstrap, counts, curves, metrics
 
 THREE = AttributeSet.create(("Hat", "Scarf", "Glove"), {"hair": ("Hat",), "ear": ("Glove",)})
 
@@ -96,10 +91,10 @@ def test_metrics_equal_scikit_learn_on_many_images(ties):
 
 
 def test_calibration_error_averages_the_gap_of_each_bin():
-    probabilities = np.array([[0.1], [0.1], [0.9], [1.0], [0.5]])
-    labels = np.array([[0], [1], [1], [1], [-1]])
-    # 0.1 holds two images, half of them positive; 0.9 and 1.0 share the top bin.
-    expected = 100 * (2 * 0.4 + 2 * 0.05) / 4
+    probabilities = np.array([[0.1], [0.1], [0.95], [1.0], [0.5]])
+    labels = np.array([[0], [1], [1], [0], [-1]])
+    # The two images at 0.1 share a bin, and so do 0.95 and 1.0; half of each are positive.
+    expected = 100 * (2 * 0.4 + 2 * 0.475) / 4
     found = metrics.attribute_metrics(probabilities, labels)
     assert found["calibration_error"][0] == pytest.approx(expected)
 
@@ -124,52 +119,6 @@ def test_curves_equal_scikit_learn(ties):
     assert [len(axis) for axis in curves.precision_recall(probability, nothing)] == [0, 0]
 
 
-def test_slices_list_the_largest_gap_first_without_the_slicing_attribute():
-    labels = np.array([[1, 1, 0]] * 30 + [[0, 1, 0]] * 10 + [[-1, 0, 1]] * 5)
-    probabilities = np.full(labels.shape, 0.9)
-    probabilities[:30, 2] = 0.1
-    probabilities[:3, 1] = 0.1
-    gaps = slices.accuracy_gaps(probabilities, labels, THREE, ["Hat"], num_resamples=20)["Hat"]
-    assert list(gaps["gaps"]) == ["Glove", "Scarf"]
-    assert gaps["gaps"]["Glove"] == {"yes": 100.0, "no": 0.0, "gap": 100.0}
-    assert gaps["gaps"]["Scarf"]["gap"] == pytest.approx(-10)
-    assert (gaps["yes"]["num_examples"], gaps["no"]["num_examples"]) == (30, 10)
-    assert (gaps["yes"]["mean_accuracy"], gaps["no"]["mean_accuracy"]) == (95, 50)
-    low, high = gaps["yes"]["mean_accuracy_interval"]
-    assert low < 95 < high
-    labels[labels[:, 0] == 0, 0] = -1
-    empty = slices.accuracy_gaps(probabilities, labels, THREE, ["Hat"], num_resamples=20)["Hat"]
-    assert empty["no"] == {
-        "num_examples": 0,
-        "mean_accuracy": None,
-        "mean_accuracy_interval": None,
-    }
-    assert empty["gaps"] == {}
-    with pytest.raises(
-        ValueError, match="'Glvoe': the network has no such attribute: did you mean"
-    ):
-        slices.accuracy_gaps(probabilities, labels, THREE, ["Glvoe"])
-
-
-def test_notable_predictions_take_each_face_once_and_alternate_attributes():
-    labels = np.array([[1, 1], [1, 0], [1, 0], [0, -1]])
-    probabilities = np.array([[0.99, 0.98], [0.97, 0.9], [0.8, 0.51], [0.7, 0.5]])
-    assert confident_correct(probabilities, labels, 9) == [
-        (0, 0),
-        (1, 0),
-        (2, 0),
-    ]
-    assert confident_errors(probabilities, labels, 9) == [
-        (1, 1),
-        (3, 0),
-        (2, 1),
-    ]
-    assert least_confident(probabilities, labels, 2) == [(2, 1), (3, 0)]
-    # Of two attributes the second one comes before the first one's second best.
-    labels[1, 1] = 1
-    assert confident_correct(probabilities, labels, 2) == [(0, 0), (1, 1)]
-
-
 def test_metrics_are_undefined_without_both_classes():
     probabilities = np.array([[0.9, 0.1, 0.2, 0.4]] * 4)
     labels = np.array([[1, 1, 0, -1]] * 4)
@@ -183,6 +132,14 @@ def test_metrics_are_undefined_without_both_classes():
     for name in ("balanced_accuracy", "auroc"):
         assert undefined[name].tolist() == [0, 1, 2, 3], name
     np.testing.assert_array_equal(found["accuracy"][:3], [100, 0, 100])
+
+
+def test_f1_needs_a_positive_label_and_one_is_enough():
+    probabilities = np.array([[0.9, 0.9], [0.1, 0.1]])
+    labels = np.array([[0, 1], [0, 0]])  # a false positive, and a true positive
+    np.testing.assert_array_equal(
+        metrics.attribute_metrics(probabilities, labels)["f1"], [np.nan, 100]
+    )
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -236,6 +193,7 @@ def test_summary_has_the_contract_keys_and_is_valid_json():
     scarf = found["per_attribute"]["Scarf"]
     assert scarf["group"] == "object"
     assert scarf["num_known"] == 0
+    assert found["per_attribute"]["Hat"]["num_known"] == (labels[:, 0] >= 0).sum() < 200
     assert all(
         scarf[name] is None
         for name in ("accuracy", "balanced_accuracy", "f1", "average_precision", "positive_rate")
@@ -254,6 +212,15 @@ def test_summary_has_the_contract_keys_and_is_valid_json():
     assert found["mean_mask_miou"] == 0.75
 
 
+def test_intervals_are_the_percentiles_of_a_thousand_resamples():
+    probabilities, labels = random_predictions(10, num_images=40)
+    found = metrics.summarize(probabilities, labels, THREE)
+    resampled = bootstrap.bootstrap_means(probabilities, labels, num_resamples=1000, seed=0)
+    for name, values in resampled.items():
+        expected = np.percentile(values, [2.5, 97.5]).tolist()
+        assert found[f"mean_{name}_interval"] == expected, name
+
+
 def test_a_network_without_masks_has_no_mask_iou():
     probabilities, labels = random_predictions(7)
     found = metrics.summarize(probabilities, labels, THREE, num_resamples=10)
@@ -268,6 +235,12 @@ def test_all_labels_unknown_gives_undefined_metrics_without_warnings():
     )
     assert found["mean_accuracy"] is None
     assert found["mean_average_precision_interval"] is None
+
+
+def test_probabilities_of_zero_and_one_are_evaluated():
+    certain = np.array([[0.0, 1.0, 1.0]])
+    found = metrics.summarize(certain, np.array([[0, 1, 0]]), THREE, num_resamples=10)
+    assert found["mean_accuracy"] == pytest.approx(200 / 3)
 
 
 def test_one_image_is_evaluated():
