@@ -19,6 +19,7 @@ from tests.helpers.average_face import (
     FRONTAL,
     IMAGE,
     MIDDLE,
+    OUTLINES,
     moved,
     random_faces,
     turned_head,
@@ -213,6 +214,14 @@ def test_an_aligned_face_fills_plausible_shares_of_the_crop():
     # What is left to no region is background, beside and above the head.
     assert masks.any(-1).mean() > 0.6
     assert masks[8:, CELLS // 2 - 4 : CELLS // 2 + 4].any(-1).mean() > 0.95
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_outlines_are_those_that_networks_were_trained_with(region):
+    polygon = polygons_of(FRONTAL[None])[region][0][0].astype(np.float64)
+    (x, y), (next_x, next_y) = polygon.T, np.roll(polygon, -1, axis=0).T
+    area = abs((x * next_y - next_x * y).sum()) / 2
+    np.testing.assert_allclose([x.mean(), y.mean(), area], OUTLINES[region], rtol=1e-3)
 
 
 INNER = [*range(36, 68), *range(28, 36)]  # eyes, nose, mouth

@@ -57,6 +57,17 @@ for _index, _corner in _LEFT_HALF.items():
     HEAD[FLIP_INDEX[_index]] = _corner * np.array([-1, 1, 1])
     HEAD[_index] = _corner
 FRONTAL = transform_points(HEAD[:, :2], align(HEAD[:, :2], IMAGE)).astype(np.float32)
+OUTLINES = {
+    "mouth": (55.50, 78.71, 740.8),
+    "ear": (22.75, 60.75, 592.1),
+    "lower_face": (55.50, 98.38, 2346.5),
+    "cheeks": (31.17, 58.10, 611.1),
+    "nose": (55.50, 61.98, 514.0),
+    "eyes": (55.50, 42.02, 1285.0),
+    "hair": (55.50, 37.51, 4613.5),
+    "object": (55.50, 63.12, 4377.6),
+}
+"""Mean x and y of the corners, and area, of each region's first polygon on `FRONTAL`; pixels."""
 
 
 def turned_head(yaw: np.ndarray) -> np.ndarray:
