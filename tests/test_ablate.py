@@ -73,7 +73,7 @@ def test_the_interval_is_zero_for_equal_networks_and_covers_a_known_difference()
 def test_networks_on_different_images_are_not_compared():
     labels, probabilities = draw_predictions(2)
     correct = comparison.correctness(probabilities[0], labels)
-    with pytest.raises(ValueError, match="same images"):
+    with pytest.raises(ValueError, match="known labels of the two networks differ"):
         comparison.paired_bootstrap(correct, correct[::-1])
     with pytest.raises(ValueError, match="no known label"):
         comparison.paired_bootstrap(np.full((3, 2), np.nan), np.full((3, 2), np.nan))
