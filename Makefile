@@ -32,7 +32,7 @@ demo: $(VENV)/.runtime ## draw faces, find landmarks, train, evaluate, write the
 	@echo "Open $(DEMO)/report/index.html in a browser; the figures are in $(DEMO)/metrics.json."
 
 test: $(VENV)/.test ## run the whole test suite, warnings are errors
-	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## check style, format, types and the direction of imports
 	$(python) -m ruff check $(sources)

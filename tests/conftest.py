@@ -1,6 +1,7 @@
 """Shared setup: eight CPU devices, so that all tests exercise sharding, and a remote folder."""
 
 import os
+import tempfile
 
 import pytest
 from etils import epath
@@ -9,6 +10,30 @@ from tests.helpers.bucket import Bucket
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+if "TEST_COMPILATION_CACHE" not in os.environ:  # The workers of a parallel run inherit it.
+    _compiled = tempfile.TemporaryDirectory(prefix="compiled-")  # removed at exit
+    os.environ["TEST_COMPILATION_CACHE"] = _compiled.name
+
+# Whole programs take minutes: they start first, so that no worker ends alone with one.
+SLOW_FILES = (
+    "test_program",
+    "test_own_faces_page",
+    "test_faults",
+    "test_ablate",
+    "test_distributed",
+    "test_bucket",
+    "test_configs",
+    "test_benchmark",
+    "test_masks",
+    "test_training",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Runs the files of `SLOW_FILES` first."""
+    order = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture

@@ -193,8 +193,8 @@ def command(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    return commands.environment(tmp_path_factory.mktemp("compiled"))
+def environment():
+    return commands.environment()
 
 
 def test_the_command_stops_resumes_and_survives_a_failed_run(command, environment):

@@ -17,7 +17,7 @@ from tests.helpers.stubs import StubTrunk
 @pytest.fixture
 def benchmark(tmp_path_factory):
     """A function that runs the command and returns its rows."""
-    environment = commands.environment(tmp_path_factory.mktemp("compiled"))
+    environment = commands.environment()
 
     def run(*arguments):
         result = commands.run(["experiments.benchmark", *arguments], environment)

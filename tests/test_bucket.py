@@ -27,7 +27,7 @@ def _is_saved(emulator, step):
 
 def test_run_behind_a_url_survives_a_kill(emulator, tmp_path):
     """Precompute, train, kill, resume, evaluate."""
-    env = small_runs.environment(tmp_path / "compiled") | emulator.env
+    env = small_runs.environment() | emulator.env
     del env["JAX_LOG_COMPILES"]
     flags = ("--source=drawn", "--limit=40", "--num_shards=4", "--detector=none")
     run_module("landmarks.precompute", *flags, "--num_workers=1", f"--out_dir={DATA}", env=env)

@@ -15,8 +15,8 @@ SGD = "--config.optimizer.name=sgd"
 
 
 @pytest.fixture(scope="module")
-def env(tmp_path_factory):
-    return small_runs.environment(tmp_path_factory.mktemp("compiled"))
+def env():
+    return small_runs.environment()
 
 
 def _start_two(workdir, env):

@@ -13,8 +13,8 @@ from tests.helpers.small_runs import NUM_STEPS, SAVE_EVERY, Run
 
 
 @pytest.fixture(scope="module")
-def env(tmp_path_factory):
-    return small_runs.environment(tmp_path_factory.mktemp("compiled"))
+def env():
+    return small_runs.environment()
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def test_evaluation_is_that_of_the_earlier_version(golden, tmp_path):
         f"--data_dir={golden / 'data'}",
         f"--out={tmp_path}",
         "--num_faces=3",
-        env=small_runs.environment(tmp_path / "compiled"),
+        env=small_runs.environment(),
     )
     expected = json.loads((golden / "metrics.json").read_text())
     assert expected["num_examples"] > 0

@@ -52,9 +52,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     (folder / "photos").mkdir()
     (folder / "photos" / "party.jpg").write_bytes(face_jpeg(5, 1)[0])
-    env = commands.environment(tmp_path_factory.mktemp("compiled")) | {
-        "PYTHONPATH": str(commands.ROOT)
-    }
+    env = commands.environment() | {"PYTHONPATH": str(commands.ROOT)}
     with (
         (folder / "log").open("w") as log,
         contextlib.redirect_stdout(log),

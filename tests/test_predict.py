@@ -262,7 +262,7 @@ def test_the_package_is_imported_without_jax():
 def test_a_missing_file_is_one_sentence_and_exit_code_1(tmp_path):
     workdir = write_workdir(tmp_path / "run")
     command = ["experiments.predict", f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]
-    environment = commands.environment(tmp_path / "compiled")
+    environment = commands.environment()
     result = commands.run([*command, "no/such.jpg"], environment, status=1)
     assert result.stdout == ""
     assert result.stderr.endswith("error: there is no file or folder no/such.jpg\n")

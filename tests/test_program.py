@@ -34,8 +34,8 @@ TRAIN = [
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    return commands.environment(tmp_path_factory.mktemp("compiled"))
+def environment():
+    return commands.environment()
 
 
 @pytest.fixture(scope="module")

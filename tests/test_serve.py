@@ -133,7 +133,7 @@ def test_every_host_serves_the_page_at_the_printed_address(predictor, host, loop
 
 def test_the_command_prints_an_ipv6_address_that_opens(workdir, tmp_path):
     command = ["experiments.serve", f"--workdir={workdir}", "--host=::1", f"--port={free_port()}"]
-    environment = commands.environment(tmp_path)
+    environment = commands.environment()
     with commands.start(command, environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             log = iter(process.stderr.readline, "")

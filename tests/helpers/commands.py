@@ -10,18 +10,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def environment(cache_dir, devices=1):
+def environment(devices=1):
     """The environment variables of a command that compiles fast rather than well.
 
+    All commands of a test session share one folder of compiled programs.
+
     Args:
-      cache_dir: Folder that keeps compiled programs, so that commands that share it compile each
-        program once.
       devices: Number of CPU devices that JAX shows.
     """
     return os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
         "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(cache_dir),
+        "JAX_COMPILATION_CACHE_DIR": os.environ["TEST_COMPILATION_CACHE"],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 

@@ -31,9 +31,9 @@ FLAGS = (
 )
 
 
-def environment(cache_dir, devices=1):
+def environment(devices=1):
     """`commands.environment`, with compilations in the log."""
-    return commands.environment(cache_dir, devices) | {"JAX_LOG_COMPILES": "1"}
+    return commands.environment(devices) | {"JAX_LOG_COMPILES": "1"}
 
 
 class Run:
