@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float, Int, Shaped
 
 from mgmtn_jax.attributes import AttributeSet
@@ -33,6 +32,25 @@ from mgmtn_jax.evaluation.counts import (
     ratio,
 )
 from mgmtn_jax.evaluation.formatting import json_number
+
+
+def threshold_metrics(
+    probabilities: Float[np.ndarray, "N A"], labels: Int[np.ndarray, "N A"]
+) -> dict[str, Float[np.ndarray, "A"]]:
+    """Computes those metrics of `attribute_metrics` that follow from counts at the threshold."""
+    tp, fp, fn, tn = (outcome.sum(0) for outcome in outcomes(probabilities, labels))
+    positives, known = tp + fn, tp + fp + fn + tn
+    positive_rate = ratio(positives, known)
+    values = {
+        "positive_rate": positive_rate,
+        "majority_accuracy": np.maximum(positive_rate, 1 - positive_rate),
+        "accuracy": ratio(tp + tn, known),
+        "balanced_accuracy": (ratio(tp, positives) + ratio(tn, tn + fp)) / 2,
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, positives),
+        "f1": np.where(positives > 0, ratio(2 * tp, 2 * tp + fp + fn), np.nan),
+    }
+    return {name: 100 * fractions for name, fractions in values.items()}
 
 
 def attribute_metrics(
@@ -61,18 +79,8 @@ def attribute_metrics(
         [66.7, 50.0]
     """
     once = np.ones((len(labels), 1))
-    tp, fp, fn, tn = (outcome.sum(0) for outcome in outcomes(probabilities, labels))
-    positives, known = tp + fn, tp + fp + fn + tn
-    positive_rate = ratio(positives, known)
     columns = range(labels.shape[1])
     values = {
-        "positive_rate": positive_rate,
-        "majority_accuracy": np.maximum(positive_rate, 1 - positive_rate),
-        "accuracy": ratio(tp + tn, known),
-        "balanced_accuracy": (ratio(tp, positives) + ratio(tn, tn + fp)) / 2,
-        "precision": ratio(tp, tp + fp),
-        "recall": ratio(tp, positives),
-        "f1": np.where(positives > 0, ratio(2 * tp, 2 * tp + fp + fn), np.nan),
         "average_precision": np.array(
             [AveragePrecision(probabilities[:, a], labels[:, a])(once)[0] for a in columns]
         ),
@@ -81,7 +89,8 @@ def attribute_metrics(
             [_calibration_error(probabilities[:, a], labels[:, a]) for a in columns]
         ),
     }
-    return {name: 100 * fractions for name, fractions in values.items()}
+    ranked = {name: 100 * fractions for name, fractions in values.items()}
+    return threshold_metrics(probabilities, labels) | ranked
 
 
 def summarize(
@@ -154,7 +163,10 @@ def _auroc(probabilities: Float[np.ndarray, "N"], labels: Int[np.ndarray, "N"]) 
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     if not num_positive or not num_negative:
         return np.nan
-    ranks = scipy.stats.rankdata(probabilities[known])
+    # Imported here: it takes a third of the start of a training, which needs no ranks.
+    from scipy.stats import rankdata
+
+    ranks = rankdata(probabilities[known])
     wins = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
     return float(wins / (num_positive * num_negative))
 

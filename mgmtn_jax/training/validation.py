@@ -40,7 +40,7 @@ def validate(
         num_threads=config.data.num_threads,
         on_corrupt=config.data.on_corrupt,
     )
-    per_attribute = metrics.attribute_metrics(predictions.probabilities, predictions.labels)
+    per_attribute = metrics.threshold_metrics(predictions.probabilities, predictions.labels)
     row = {}
     for name in ("accuracy", "balanced_accuracy"):
         if not np.isnan(per_attribute[name]).all():
