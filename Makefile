@@ -63,5 +63,5 @@ $(VENV)/.test: setup.cfg pyproject.toml $(VENV)/.runtime
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(call stage,installing ruff, mypy, import-linter and pdoc,$(pip) --editable '.[dev]')
+	$(call stage,installing ruff and mypy and import-linter and pdoc,$(pip) --editable '.[dev]')
 	@touch $@
