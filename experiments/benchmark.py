@@ -6,6 +6,9 @@
     python -m experiments.benchmark collectives [--fsdp=8] [--batch_size=2] [--variants=...]
     python -m experiments.benchmark step [--image_size=224] [--batch_size=8] [--variants=...]
 
+    python -m experiments.benchmark compile --config=experiments/configs/NAME.py \\
+        --topology=v5e:16x16 [--step=train|eval|init] [--full] [--config.a.b=value]
+
 Prints one JSON line per measurement. Close other programs first: medians tolerate short
 disturbances, not a busy machine.
 
@@ -25,18 +28,29 @@ would exchange; --batch_size is the per-device batch size. Simulated devices suf
 
     XLA_FLAGS=--xla_force_host_platform_device_count=256 python -m experiments.benchmark \\
         collectives --variants=trunk=resnet50
+
+`compile` compiles the steps of a config for TPU slices or GPUs that are not here (v4, v5e, v5p,
+v6e, h100:8) and says whether they fit: memory per chip, FLOP, bytes, collectives. It needs the
+compiler, pip install 'jax[tpu]' or 'jax-cuda13-plugin nvidia-cuda-nvcc', and no accelerator. --full
+takes minutes longer and adds the compiler's estimate of cycles and a roofline. A run that does not
+fit is one sentence with both numbers and what to change, and exit code 1.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pathlib
+import sys
 from typing import Any
 
 from absl import app, flags
+from ml_collections import config_flags
 
 from experiments import cli
+from experiments.benchmarks import topologies
 from experiments.benchmarks.collectives import measure_collectives
+from experiments.benchmarks.compile import STEPS, measure_compile, table
 from experiments.benchmarks.input import Setting, decode_rate, measure_readers
 from experiments.benchmarks.landmarks import measure_landmarks
 from experiments.benchmarks.predict import measure_prediction
@@ -89,6 +103,14 @@ _VARIANTS = flags.DEFINE_list(
 )
 _FSDP = flags.DEFINE_integer(
     "fsdp", 1, "collectives: number of devices that share each large parameter.", lower_bound=1
+)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "compile: the experiment.")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "compile: CHIP:SHAPE, such as v5e:16x16, v5p:2x2x1 or h100:8."
+)
+_STEP = flags.DEFINE_enum("step", "train", STEPS, "compile: program to compile.")
+_FULL = flags.DEFINE_bool(
+    "full", False, "compile: optimize as for a run, and estimate cycles; takes minutes."
 )
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 5, "Number of measurements; the median is reported.", lower_bound=1
@@ -159,8 +181,23 @@ def _collectives() -> None:
         _print(measure_collectives(variant, _IMAGE_SIZE.value, _BATCH_SIZE.value or 2, _FSDP.value))
 
 
+def _compile() -> None:
+    """Compiles a config's step for accelerators that are not here."""
+    if _CONFIG.value is None or _TOPOLOGY.value is None:
+        raise app.UsageError(
+            "the benchmark `compile` needs --config and --topology, such as v5e:16x16"
+        )
+    topology = topologies.parse(_TOPOLOGY.value)
+    topologies.prepare_environment()
+    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    row = measure_compile(name, _CONFIG.value, topology, _STEP.value, _FULL.value)
+    print(table(row), file=sys.stderr)
+    _print(row)
+
+
 BENCHMARKS = {
     "collectives": _collectives,
+    "compile": _compile,
     "input": _input,
     "landmarks": _landmarks,
     "predict": _predict,

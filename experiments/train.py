@@ -11,26 +11,19 @@ details. From Python: `train_and_evaluate(config, workdir)`.
 
 from __future__ import annotations
 
-import functools
 import math
 import time
-from collections.abc import Callable
 
 import jax
 import ml_collections
 import tqdm
 from absl import flags, logging
 from etils import epath
-from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from experiments import cli
-from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import pipeline, schema
 from mgmtn_jax.data.augmentation import Augmentation
-from mgmtn_jax.evaluation import prediction
-from mgmtn_jax.models import functional
-from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.models.functional import State
 from mgmtn_jax.runs import distributed, partitioning
 from mgmtn_jax.runs.checkpoints import Checkpoints
@@ -38,7 +31,7 @@ from mgmtn_jax.runs.history import MetricWriter
 from mgmtn_jax.runs.workdir import claim_workdir, run_metadata
 from mgmtn_jax.training import optimization, profiling, progress
 from mgmtn_jax.training.initialization import with_pretrained
-from mgmtn_jax.training.step import init_state, make_train_step
+from mgmtn_jax.training.program import Program, create_program
 from mgmtn_jax.training.validation import validate
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -78,29 +71,23 @@ def train_and_evaluate(
     num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
     num_steps = _num_steps(config, num_examples)
 
-    # --- mesh, network, optimizer
-    mesh = partitioning.create_mesh(config.mesh.data, config.mesh.fsdp, config.data.batch_size)
-    build = network_builder(config, attribute_set)
-    network = functional.create(build, partitioning.parameters_at_use(mesh))
-    optimizer, schedule = optimization.create_optimizer(config, num_steps)
+    # --- mesh, network, optimizer, and the shapes and shardings of the state
+    program = create_program(config, attribute_set, num_steps)
+    mesh = program.mesh
 
     # --- state, restored in this order:
-    # 1. Shapes and shardings, so that arrays are created or restored in their final place.
+    # 1. Shapes and shardings (above), so that arrays are created or restored in their final place.
     # 2. config.json: another run's config is a clearer message than its arrays.
     # 3. The most recent intact checkpoint, after damaged ones have been renamed.
     # 4. Without a checkpoint, random initial values, then the pretrained weights over them.
-    init = functools.partial(init_state, build, optimizer, averaged=config.train.ema > 0)
-    shapes = jax.eval_shape(init, jax.random.key(config.train.seed))
-    shardings = partitioning.state_shardings(mesh, shapes)
-    abstract_state = partitioning.with_shardings(shapes, shardings)
     metadata = run_metadata(config, attribute_set, num_examples)
     claim_workdir(workdir, metadata)
     checkpoints = Checkpoints(
         workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
     )
-    state = checkpoints.restore_latest(abstract_state)
+    state = checkpoints.restore_latest(program.abstract_state)
     if state is None:
-        state = _initial_state(config, attribute_set, init, shardings)
+        state = _initial_state(program)
     start_step = int(state["step"])
     logging.info(
         "%s on %s x %d: %.2f M parameters, %d training faces, steps %d to %d",
@@ -116,31 +103,16 @@ def train_and_evaluate(
         checkpoints.close()
         return
 
-    # --- compiled steps; `jax.jit` with shardings is what pjit has become
+    # --- compiled steps
     start = time.perf_counter()
-    train_step = _compile_train_step(
-        make_train_step(network, optimizer, schedule, config, attribute_set),
-        abstract_state,
-        pipeline.batch_spec(
-            config.data.batch_size, config.data.image_size, len(attribute_set.names)
-        ),
-        mesh,
-    )
+    train_step = program.lower_train_step().compile()
     step_flops = profiling.step_flops(train_step, config.train.accumulate)
     logging.info(
         "compiled the training step in %.1f s: %.2f GFLOP on each device",
         time.perf_counter() - start,
         step_flops / 1e9,
     )
-    eval_step = jax.jit(
-        prediction.make_eval_step(network, config),
-        in_shardings=(
-            shardings["params"],
-            shardings["batch_stats"],
-            partitioning.batch_sharding(mesh),
-        ),
-        out_shardings=partitioning.replicated(mesh),
-    )
+    eval_step = program.jit_eval_step()
 
     # --- loop
     writer = MetricWriter(workdir, start_step)
@@ -222,40 +194,18 @@ def _num_steps(config: ml_collections.ConfigDict, num_examples: int) -> int:
     return num_steps
 
 
-def _initial_state(
-    config: ml_collections.ConfigDict,
-    attribute_set: AttributeSet,
-    init: Callable[[jax.Array], State],
-    shardings: State,
-) -> State:
+def _initial_state(program: Program) -> State:
     """Creates the state before the first step on its devices."""
+    config = program.config
     # XLA's CPU backend takes half a minute to optimize dozens of random draws that run once.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    key = jax.random.key(config.train.seed)
-    state = jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
-    if config.model.pretrained:
-        state = jax.device_put(with_pretrained(config.model, attribute_set, state), shardings)
-    return state
-
-
-def _compile_train_step(
-    train_step: Callable,
-    abstract_state: State,
-    batch_spec: dict[str, jax.ShapeDtypeStruct],
-    mesh: Mesh,
-) -> jax.stages.Compiled:
-    """Compiles the step; the result rejects batches of another shape instead of recompiling."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
-    batch_sharding = partitioning.batch_sharding(mesh)
-    jitted = jax.jit(
-        train_step,
-        in_shardings=(shardings, batch_sharding),
-        out_shardings=(shardings, partitioning.replicated(mesh)),
-        donate_argnums=0,
+    options: dict[str, str | bool] | None = (
+        {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
     )
-    return jitted.lower(
-        abstract_state, partitioning.with_shardings(batch_spec, batch_sharding)
-    ).compile()
+    state = program.lower_init().compile(options)(jax.random.key(config.train.seed))
+    if config.model.pretrained:
+        started = with_pretrained(config.model, program.attribute_set, state)
+        state = jax.device_put(started, program.shardings)
+    return state
 
 
 def _training_batches(config: ml_collections.ConfigDict, start_step: int) -> pipeline.Batches:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import collections
-import functools
 import math
 import re
 from typing import Any
 
 import jax
 
-from experiments.benchmarks.step import noise, variant_config
+from experiments.benchmarks.step import variant_config
 from mgmtn_jax.attributes import CELEBA
-from mgmtn_jax.models import functional
-from mgmtn_jax.models.build import network_builder
-from mgmtn_jax.runs import partitioning
-from mgmtn_jax.training import optimization
-from mgmtn_jax.training.step import init_state, make_train_step
+from mgmtn_jax.training.program import create_program
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
@@ -39,32 +34,17 @@ def measure_collectives(
     """
     devices = jax.device_count()
     config = variant_config(variant, image_size, faces_per_device * devices)
-    mesh = partitioning.create_mesh(-1, fsdp, config.data.batch_size)
-    build = network_builder(config, CELEBA)
-    optimizer, schedule = optimization.create_optimizer(config, num_steps=10_000)
-    init = functools.partial(init_state, build, optimizer)
-    state = jax.eval_shape(init, jax.random.key(0))
-    shardings = partitioning.state_shardings(mesh, state)
-    batch = jax.eval_shape(lambda: noise(config.data.image_size, config.data.batch_size))
-    network = functional.create(build, partitioning.parameters_at_use(mesh))
+    config.mesh.fsdp = fsdp
+    program = create_program(config, CELEBA, num_steps=10_000)
     # Collectives are fixed before code is optimized, which takes minutes on CPU: leave it out.
     on_cpu = jax.default_backend() == "cpu"
     options: dict[str, Any] | None = {"xla_backend_optimization_level": 0} if on_cpu else None
-    program = (
-        jax.jit(
-            make_train_step(network, optimizer, schedule, config, CELEBA),
-            in_shardings=(shardings, partitioning.batch_sharding(mesh)),
-            out_shardings=(shardings, partitioning.replicated(mesh)),
-            donate_argnums=0,
-        )
-        .lower(state, batch)
-        .compile(options)
-    )
-    placed = zip(
-        jax.tree.leaves(state["params"]), jax.tree.leaves(shardings["params"]), strict=True
-    )
-    sizes = [(4 * leaf.size, bool(sharding.spec)) for leaf, sharding in placed]
-    memory = program.memory_analysis()
+    compiled = program.lower_train_step().compile(options)
+    sizes = [
+        (4 * leaf.size, bool(leaf.sharding.spec))
+        for leaf in jax.tree.leaves(program.abstract_state["params"])
+    ]
+    memory = compiled.memory_analysis()
     return {
         "figure": "collectives",
         "variant": variant,
@@ -74,7 +54,7 @@ def measure_collectives(
         "image_size": image_size,
         "parameter_bytes": sum(size for size, _ in sizes),
         "split_parameter_bytes": sum(size for size, is_split in sizes if is_split),
-        "collective_bytes": collective_bytes(program.as_text() or ""),
+        "collective_bytes": collective_bytes(compiled.as_text() or ""),
         "argument_bytes": memory and memory.argument_size_in_bytes,
         "temporary_bytes": memory and memory.temp_size_in_bytes,
     }

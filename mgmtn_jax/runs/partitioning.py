@@ -7,6 +7,7 @@ statistics of the global batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,29 +20,34 @@ FSDP_MIN_SIZE = 2**16
 saves."""
 
 
-def create_mesh(data: int, fsdp: int, batch_size: int) -> Mesh:
-    """Creates a mesh of all devices.
+def create_mesh(
+    data: int, fsdp: int, batch_size: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Creates a mesh.
 
     Args:
       data: Number of devices along the batch axis; -1 for as many as `fsdp` leaves.
       fsdp: Number of devices that share each large parameter.
       batch_size: Global batch size, which must divide evenly among all devices.
+      devices: Devices of the mesh; by default all devices of the process group.
 
     Raises:
       ValueError: if the axes or the batch do not fit the devices, with both numbers.
     """
-    devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
-        raise ValueError(f"mesh.fsdp={fsdp} does not divide the {devices} devices")
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if fsdp < 1 or count % fsdp:
+        raise ValueError(f"mesh.fsdp={fsdp} does not divide the {count} devices")
     if data == -1:
-        data = devices // fsdp
-    if data * fsdp != devices:
-        raise ValueError(f"mesh.data={data} x mesh.fsdp={fsdp} is not the {devices} devices")
-    if batch_size < 1 or batch_size % devices:
+        data = count // fsdp
+    if data * fsdp != count:
+        raise ValueError(f"mesh.data={data} x mesh.fsdp={fsdp} is not the {count} devices")
+    if batch_size < 1 or batch_size % count:
         raise ValueError(
-            f"data.batch_size={batch_size} does not divide evenly among {devices} devices"
+            f"data.batch_size={batch_size} does not divide evenly among {count} devices"
         )
-    return jax.make_mesh((data, fsdp), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+    axis_types = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((data, fsdp), BATCH_AXES, axis_types=axis_types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
