@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.benchmarks.compile import needed_and_available
 from experiments.benchmarks.topologies import parse
 
 
@@ -32,3 +33,20 @@ def test_spellings(text, shape, num_chips):
 def test_other_spellings_name_an_example(text):
     with pytest.raises(ValueError, match=r"such as (v5e:16x16|v5e:2x2|v5p:2x2x2|h100:8)"):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("message", "sizes"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (53.87G) exceeds available HBM (15.75G).",
+            ("53.87 GiB", "15.75 GiB"),
+        ),
+        ("RESOURCE_EXHAUSTED: Used 20.10G of 15.75G hbm.", ("20.10 GiB", "15.75 GiB")),
+        ("INTERNAL: 20.10G of 15.75G", None),
+        ("RESOURCE_EXHAUSTED: no number", None),
+    ],
+)
+def test_sizes_are_read_from_the_compilers_message(message, sizes):
+    assert needed_and_available(message) == sizes

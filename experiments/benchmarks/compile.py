@@ -56,10 +56,10 @@ def measure_compile(
     try:
         compiled = lowered.compile(compiler_options=_QUICK if quick else None)
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"[Uu]sed ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", str(error))
-        if not used:
+        sizes = needed_and_available(str(error))
+        if sizes is None:
             raise
-        raise DoesNotFitError(_advice(config, topology, f"{used[1]}B", f"{used[2]}B")) from error
+        raise DoesNotFitError(_advice(config, topology, *sizes)) from error
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     assert memory is not None, "every accelerator's compiler reports memory"
     text = compiled.as_text() or ""
@@ -88,6 +88,20 @@ def measure_compile(
         needed, available = (f"{size / 1e9:.1f} GB" for size in (peak_bytes, chip.hbm_bytes))
         raise DoesNotFitError(_advice(config, topology, needed, available))
     return row
+
+
+def needed_and_available(message: str) -> tuple[str, str] | None:
+    """Reads both sizes from a compiler's message that memory ran out; None for other messages.
+
+    Examples:
+        >>> needed_and_available("RESOURCE_EXHAUSTED: temporaries (53.87G) exceed HBM (15.75G).")
+        ('53.87 GiB', '15.75 GiB')
+    """
+    sizes = re.findall(r"\b([\d.]+)([KMG])\b", message)
+    if "RESOURCE_EXHAUSTED" not in message or len(sizes) < 2:
+        return None
+    needed, available = (f"{number} {unit}iB" for number, unit in sizes[:2])
+    return needed, available
 
 
 def table(row: dict[str, Any]) -> str:
