@@ -164,13 +164,13 @@ def _advice(
     config: ml_collections.ConfigDict, topology: Topology, needed: str, available: str
 ) -> str:
     """The sentence for a program that does not fit."""
-    per_chip = config.data.batch_size // topology.num_chips
-    halved = config.data.batch_size // 2
-    choices = [f"--config.data.batch_size={halved} ({per_chip // 2} faces per chip)"]
-    choices = choices if per_chip > 1 else []
-    if per_chip > 1:
+    batch_size, choices = config.data.batch_size, []
+    if (per_chip := batch_size // topology.num_chips) > 1:
         parts = 2 * config.train.accumulate
-        choices.append(f"--config.train.accumulate={parts} for the training step")
+        choices = [
+            f"--config.data.batch_size={batch_size // 2} ({per_chip // 2} faces per chip)",
+            f"--config.train.accumulate={parts} for the training step",
+        ]
     if config.mesh.fsdp == 1 and topology.num_chips > 1:
         choices.append(f"--config.mesh.fsdp={min(8, topology.num_chips)}")
     return (
