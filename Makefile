@@ -5,6 +5,7 @@ VENV ?= .venv
 DEMO ?= build/demo
 FACES ?= 4000
 WORKERS ?= 2
+TPU ?=
 
 python := $(VENV)/bin/python
 pip := $(python) -m pip install --quiet --disable-pip-version-check
@@ -20,7 +21,7 @@ endef
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) FACES=$(FACES) WORKERS=$(WORKERS)"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) FACES=$(FACES) WORKERS=$(WORKERS) TPU=$(TPU)"
 
 demo: $(VENV)/.runtime ## draw faces, find landmarks, train, evaluate, write the report (ten minutes on two cores)
 	$(call stage,drawing $(FACES) faces and finding their landmarks,$(python) -m landmarks.precompute \
@@ -31,7 +32,7 @@ demo: $(VENV)/.runtime ## draw faces, find landmarks, train, evaluate, write the
 	  --workdir=$(DEMO)/run --data_dir=$(DEMO)/data --split=test --out=$(DEMO))
 	@echo "Open $(DEMO)/report/index.html in a browser; the figures are in $(DEMO)/metrics.json."
 
-test: $(VENV)/.test ## run the whole test suite, warnings are errors
+test: $(VENV)/.test $(if $(TPU),$(VENV)/.tpu) ## run the whole test suite, warnings are errors; TPU=1 compiles for TPUs too
 	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## check style, format, types and the direction of imports
@@ -60,6 +61,10 @@ $(VENV)/.runtime: requirements.txt | $(python)
 
 $(VENV)/.test: setup.cfg pyproject.toml $(VENV)/.runtime
 	$(call stage,installing what the tests need,$(pip) --editable '.[test]')
+	@touch $@
+
+$(VENV)/.tpu: $(VENV)/.test
+	$(call stage,installing the compiler for TPUs: 700 MB,$(pip) --editable '.[tpu]')
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test

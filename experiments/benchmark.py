@@ -8,6 +8,7 @@
 
     python -m experiments.benchmark compile --config=experiments/configs/NAME.py \\
         --topology=v5e:16x16 [--step=train|eval|init] [--full] [--config.a.b=value]
+    python -m experiments.benchmark device --data_dir=DATA_SET [--out=DIR] [--against=timm]
 
 Prints one JSON line per measurement. Close other programs first: medians tolerate short
 disturbances, not a busy machine.
@@ -34,6 +35,13 @@ v6e, h100:8) and says whether they fit: memory per chip, FLOP, bytes, collective
 compiler, pip install 'jax[tpu]' or 'jax-cuda13-plugin nvidia-cuda-nvcc', and no accelerator. --full
 takes minutes longer and adds the compiler's estimate of cycles and a roofline. A run that does not
 fit is one sentence with both numbers and what to change, and exit code 1.
+
+`device` writes device.md and device.json about the accelerator at hand, in --minutes: training
+from shards (images per second, waiting for data); a killed and a resumed training against an
+uninterrupted one, bit by bit; probabilities on the device against the CPU's; images per second and
+memory of the trunk alone, MGMTN and the reported form at --batch_size and two, four and eight times
+as many; the five most expensive operations. --against=timm compares with timm's ResNet-50 in
+PyTorch (pip install torch timm). --config is celeba_resnet50.py by default.
 """
 
 from __future__ import annotations
@@ -51,17 +59,20 @@ from experiments import cli
 from experiments.benchmarks import topologies
 from experiments.benchmarks.collectives import measure_collectives
 from experiments.benchmarks.compile import STEPS, measure_compile, table
+from experiments.benchmarks.device import Setting as DeviceSetting
+from experiments.benchmarks.device import measure_device
 from experiments.benchmarks.input import Setting, decode_rate, measure_readers
 from experiments.benchmarks.landmarks import measure_landmarks
 from experiments.benchmarks.predict import measure_prediction
 from experiments.benchmarks.step import VARIANTS, measure_steps
+from experiments.configs import celeba_resnet50
 from landmarks.sources import SOURCES
 from mgmtn_jax.evaluation.predictor import Predictor
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     None,
-    "input: dataset folder. landmarks: folder of the source. predict: folder of images.",
+    "input, device: dataset folder. landmarks: folder of the source. predict: folder of images.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "predict: working directory of the trained network."
@@ -73,7 +84,8 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,
-    "Faces per batch: by default 64, for step 8, for collectives 2 per device.",
+    "Faces per batch: 64 by default, 8 for step, 2 per device for collectives; device: the least "
+    "of four.",
     lower_bound=1,
 )
 _NUM_THREADS = flags.DEFINE_integer(
@@ -104,7 +116,7 @@ _VARIANTS = flags.DEFINE_list(
 _FSDP = flags.DEFINE_integer(
     "fsdp", 1, "collectives: number of devices that share each large parameter.", lower_bound=1
 )
-_CONFIG = config_flags.DEFINE_config_file("config", None, "compile: the experiment.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "compile, device: the experiment.")
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "compile: CHIP:SHAPE, such as v5e:16x16, v5p:2x2x1 or h100:8."
 )
@@ -112,6 +124,12 @@ _STEP = flags.DEFINE_enum("step", "train", STEPS, "compile: program to compile."
 _FULL = flags.DEFINE_bool(
     "full", False, "compile: optimize as for a run, and estimate cycles; takes minutes."
 )
+_OUT = flags.DEFINE_string("out", ".", "device: folder of device.md and device.json.")
+_AGAINST = flags.DEFINE_enum("against", None, ["timm"], "device: compare with another library.")
+_MINUTES = flags.DEFINE_float(
+    "minutes", 8, "device: no measurement starts later than this.", lower_bound=0
+)
+_NUM_STEPS = flags.DEFINE_integer("num_steps", 200, "device: steps of a training.", lower_bound=8)
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 5, "Number of measurements; the median is reported.", lower_bound=1
 )
@@ -195,9 +213,39 @@ def _compile() -> None:
     _print(row)
 
 
+def _device() -> None:
+    """Writes a report about the accelerator at hand."""
+    if _DATA_DIR.value is None:
+        raise app.UsageError("the benchmark `device` needs --data_dir, a dataset folder")
+    config, path, overrides = _CONFIG.value, celeba_resnet50.__file__, dict[str, Any]()
+    if config is None:
+        config = celeba_resnet50.get_config()
+    else:
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    fields = [f"--config.{name}={value}" for name, value in overrides.items()]
+    smallest = _BATCH_SIZE.value or 64
+    setting = DeviceSetting(
+        _DATA_DIR.value,
+        pathlib.Path(_OUT.value),
+        config,
+        [sys.executable, "-m", "experiments.train", f"--config={path}", *fields],
+        [smallest * 2**i for i in range(4)],
+        _NUM_STEPS.value,
+        _MINUTES.value,
+        _AGAINST.value == "timm",
+    )
+    report = measure_device(setting)
+    print((setting.out_dir / "device.md").read_text())
+    failed = [name for name, section in report.items() if "error" in section]
+    if failed:
+        sys.exit(f"error: {', '.join(failed)} failed; device.md has the reasons")
+
+
 BENCHMARKS = {
     "collectives": _collectives,
     "compile": _compile,
+    "device": _device,
     "input": _input,
     "landmarks": _landmarks,
     "predict": _predict,

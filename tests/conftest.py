@@ -9,11 +9,16 @@ from etils import epath
 from tests.helpers.bucket import Bucket
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Compiling takes the tests longer than running what they compile.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 
 if "TEST_COMPILATION_CACHE" not in os.environ:  # The workers of a parallel run inherit it.
     _compiled = tempfile.TemporaryDirectory(prefix="compiled-")  # removed at exit
     os.environ["TEST_COMPILATION_CACHE"] = _compiled.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["TEST_COMPILATION_CACHE"]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Whole programs take minutes: they start first, so that no worker ends alone with one.
 SLOW_FILES = (

@@ -47,18 +47,23 @@ def test_every_form_of_masks_trains_and_evaluates(masks, stub_config):
     step = make_train_step(network, optimizer, schedule, config, ATTRIBUTES)
     after, scalars = jax.eval_shape(step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
-    result = jax.eval_shape(
-        prediction.make_eval_step(network, config), state["params"], state["batch_stats"], batch
+    variables = state["params"], state["batch_stats"]
+    result = jax.eval_shape(prediction.make_eval_step(network, config), *variables, batch)
+    # Every device gets these results of all faces, so they must stay small.
+    assert max(leaf.size for leaf in result.values()) <= 2 * len(REGIONS)
+    faces = (batch["image"], layers.Landmarks(batch["landmarks"], batch["landmarks_valid"]))
+    probabilities, logits = jax.eval_shape(
+        prediction.make_predict(network, config), *variables, *faces
     )
-    assert result["probabilities"].shape == (2, 2)
-    # Masks that are not predicted have no loss, no probabilities and no IoU.
+    assert result["probabilities"].shape == probabilities.shape == (2, 2)
+    # Masks that are not predicted have no loss, no logits and no IoU.
     predicted = masks in aml.MASK_PARTS
     assert predicted == ("aml" in state["params"])
-    assert predicted == ("mask_loss" in scalars) == ("masks" in result) == ("union" in result)
+    assert predicted == ("mask_loss" in scalars) == (logits is not None) == ("union" in result)
     if predicted:
         cells = {"fcn": 9, "unet": 35}[masks]
-        assert result["masks"].shape == (2, cells, cells, len(REGIONS))
-        assert result["masks"].dtype == jnp.float32
+        assert logits.shape == (2, cells, cells, len(REGIONS))
+        assert logits.dtype == jnp.float32
 
 
 def test_a_unet_has_the_original_levels():

@@ -1,5 +1,7 @@
 """The networks: shapes, dependencies, and formulas against NumPy."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import build, functional
 from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.models.g2ff import fused_stages, masked_pool
-from mgmtn_jax.models.layers import max_pool_3x3
+from mgmtn_jax.models.layers import BatchNorm, grouped_convolution, max_pool_3x3
 from mgmtn_jax.models.resnet import ResNet
 from tests.helpers.tiny import tiny_batch, tiny_config
 
@@ -38,6 +40,51 @@ def test_max_pool_equals_the_windowed_maximum(size):
     x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
     expected = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     np.testing.assert_array_equal(max_pool_3x3(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("operation", "cpu", "other"),
+    [
+        (max_pool_3x3, [], ["reduce_window"]),
+        (
+            lambda x: grouped_convolution(
+                x,
+                jnp.ones((1, 1, 2, 4)),
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=2,
+            ),
+            ["convolution"] * 2,
+            ["convolution"],
+        ),
+    ],
+)
+def test_forms_that_suit_a_cpu_are_for_cpus_only(operation, cpu, other):
+    traced = jax.jit(operation).trace(jnp.ones((2, 8, 8, 4)))
+
+    def operations(platform):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        return re.findall(r"stablehlo\.(reduce_window|convolution)", text)
+
+    assert operations("cpu") == cpu
+    assert operations("tpu") == operations("cuda") == other
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_bfloat16_batch_norm_computes_in_float32(train):
+    x = 3 + jax.random.normal(jax.random.key(0), (4, 3, 3, 8), jnp.bfloat16)
+    mean, var = jax.random.uniform(jax.random.key(1), (2, 8), minval=0.5)
+
+    def run(norm):
+        norm.mean[...], norm.var[...] = mean, var
+        return norm(x, use_running_average=not train), norm.mean[...], norm.var[...]
+
+    ours = run(BatchNorm(8, dtype=jnp.dtype(jnp.bfloat16), rngs=nnx.Rngs(0)))
+    reference = run(nnx.BatchNorm(8, momentum=0.9, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    assert ours[0].dtype == jnp.bfloat16
+    for one, other in zip(ours, reference, strict=True):
+        np.testing.assert_array_equal(one, other.astype(one.dtype))
 
 
 def test_fused_stages_are_chosen_by_grid():

@@ -5,8 +5,7 @@ import csv
 import json
 import re
 import shlex
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +51,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     (folder / "photos").mkdir()
     (folder / "photos" / "party.jpg").write_bytes(face_jpeg(5, 1)[0])
-    env = commands.environment() | {"PYTHONPATH": str(commands.ROOT)}
+    env = commands.environment()
     with (
         (folder / "log").open("w") as log,
         contextlib.redirect_stdout(log),
@@ -77,13 +76,7 @@ def _run_in_shell(text, env):
         assert (python, m) == ("python", "-m")
         with_stub = ["tests.helpers.with_stub"] if module.startswith("experiments.") else []
         flags += TINY if module == "experiments.train" else []
-        result = subprocess.run(
-            [sys.executable, "-m", *with_stub, module, *flags],
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, (line, result.stderr[-3000:])
+        result = commands.run([*with_stub, module, *flags], env, cwd=Path.cwd())
         print(result.stdout + result.stderr)
 
 

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -18,7 +16,6 @@ from tests.helpers import commands
 ROOT = Path(__file__).parents[1]
 NUM_FACES, NUM_STEPS, SAVE_EVERY = 60, 24, 4
 TRAIN = [
-    "-m",
     "experiments.train",
     "--config=experiments/configs/demo.py",
     "--config.data.image_size=32",
@@ -42,7 +39,7 @@ def environment():
 def data_dir(tmp_path_factory, environment):
     folder = tmp_path_factory.mktemp("program") / "data"
     arguments = ["--source=drawn", f"--limit={NUM_FACES}", "--seed=1", f"--out_dir={folder}"]
-    _run(["-m", "landmarks.precompute", *arguments, "--num_workers=2"], environment)
+    commands.run(["landmarks.precompute", *arguments, "--num_workers=2"], environment)
     return folder
 
 
@@ -51,16 +48,8 @@ def workdir(tmp_path_factory, environment, data_dir):
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("undisturbed")
     relative = os.path.relpath(folder, ROOT)  # as typed by hand
-    _run([*TRAIN, f"--workdir={relative}", f"--config.data.dir={data_dir}"], environment)
+    commands.run([*TRAIN, f"--workdir={relative}", f"--config.data.dir={data_dir}"], environment)
     return folder
-
-
-def _run(arguments, environment):
-    result = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stderr
 
 
 def _leaves(workdir, step=NUM_STEPS):
@@ -105,16 +94,10 @@ def test_damaged_checkpoint_is_named_and_the_previous_one_used(
         if path.is_file() and path.stat().st_size > 1000:
             path.write_bytes(path.read_bytes()[:500])
     arguments = [f"--workdir={copy}", f"--data_dir={data_dir}", f"--out={tmp_path}"]
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments.evaluate", *arguments, f"--step={NUM_STEPS}"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
-    assert f"checkpoints/{NUM_STEPS}" in result.stderr
-    log = _run([*TRAIN, f"--workdir={copy}", f"--config.data.dir={data_dir}"], environment)
+    evaluate = ["experiments.evaluate", *arguments, f"--step={NUM_STEPS}"]
+    assert f"checkpoints/{NUM_STEPS}" in commands.run(evaluate, environment, status=1).stderr
+    train = [*TRAIN, f"--workdir={copy}", f"--config.data.dir={data_dir}"]
+    log = commands.run(train, environment).stderr
     assert f"checkpoints/{NUM_STEPS} is damaged" in log
     _assert_same_state(workdir, copy)
 
@@ -122,30 +105,13 @@ def test_damaged_checkpoint_is_named_and_the_previous_one_used(
 def test_evaluation_needs_only_the_workdir_on_any_number_of_devices(
     workdir, tmp_path, environment, data_dir
 ):
+    arguments = ["experiments.evaluate", f"--workdir={workdir}", f"--data_dir={data_dir}"]
+    arguments += [f"--against={workdir}", "--split=test", "--slice_by=Male,Young"]
     for devices in (1, 8):
-        out = tmp_path / str(devices)
-        flags = environment["XLA_FLAGS"].replace("count=1", f"count={devices}")
-        arguments = [f"--workdir={workdir}", f"--data_dir={data_dir}", "--split=test"]
-        arguments += [f"--against={workdir}", "--slice_by=Male,Young", "--tune_on=validation"]
-        _run(
-            ["-m", "experiments.evaluate", *arguments, f"--out={out}", "--batch_size=4"],
-            environment | {"XLA_FLAGS": flags},
-        )
-    flattered = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "experiments.evaluate",
-            *arguments,
-            f"--out={out}",
-            "--tune_on=test",
-        ],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert flattered.returncode == 1
+        flags = [f"--out={tmp_path / str(devices)}", "--batch_size=4", "--tune_on=validation"]
+        commands.run([*arguments, *flags], commands.environment(devices))
+    flags = [f"--out={tmp_path / 'flattered'}", "--tune_on=test"]
+    flattered = commands.run([*arguments, *flags], environment, status=1)
     assert flattered.stderr.endswith("choose another split\n")
     for name in ("metrics.json", "predictions.csv"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "8" / name).read_bytes()
@@ -180,9 +146,6 @@ def test_mismatch_is_one_sentence_before_anything_compiles(
     flag, message, workdir, environment, data_dir
 ):
     command = [*TRAIN, f"--workdir={workdir}", f"--config.data.dir={data_dir}", flag]
-    result = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 1
+    result = commands.run(command, environment, status=1)
     assert message in result.stderr
     assert "Traceback" not in result.stderr

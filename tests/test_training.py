@@ -28,8 +28,8 @@ ATTRIBUTES = AttributeSet.create(["Smiling", "Eyeglasses", "Tall"])
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
 
-def _step(config, parameters_at_use=None):
-    network = functional.create(network_builder(config, ATTRIBUTES), parameters_at_use)
+def _step(config, gather_parameters=None):
+    network = functional.create(network_builder(config, ATTRIBUTES), gather_parameters)
     optimizer, schedule = optimization.create_optimizer(config, 30)
     return make_train_step(network, optimizer, schedule, config, ATTRIBUTES)
 
@@ -100,7 +100,7 @@ def test_ten_steps_equal_on_one_device_and_on_a_mesh(fsdp, alone, monkeypatch):
     batch = partitioning.shard_batch(mesh, tiny_batch(num_attributes=3))
     step = (
         jax.jit(
-            _step(config, partitioning.parameters_at_use(mesh)),
+            _step(config, partitioning.GatherParameters(mesh, jnp.dtype(jnp.float32))),
             in_shardings=(shardings, partitioning.batch_sharding(mesh)),
             out_shardings=(shardings, whole),
         )

@@ -21,7 +21,7 @@ from mgmtn_jax.training.program import Program, create_program
 
 STEPS = ("train", "eval", "init")
 
-_QUICK: dict[str, Any] = {"exec_time_optimization_effort": -1.0}
+QUICK: dict[str, Any] = {"exec_time_optimization_effort": -1.0}
 """A third of libtpu's compile time; collectives, FLOP and temporaries stay within 1 %."""
 
 
@@ -51,10 +51,10 @@ def measure_compile(
     chip = CHIPS[topology.chip]
     program = create_program(config, CELEBA, 10_000, topologies.devices(topology))
     start = time.perf_counter()
-    lowered = _lower(program, step)
+    lowered = lower(program, step)
     quick = not full and chip.platform == "tpu"
     try:
-        compiled = lowered.compile(compiler_options=_QUICK if quick else None)
+        compiled = lowered.compile(compiler_options=QUICK if quick else None)
     except jax.errors.JaxRuntimeError as error:
         sizes = needed_and_available(str(error))
         if sizes is None:
@@ -134,7 +134,8 @@ def table(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _lower(program: Program, step: str) -> jax.stages.Lowered:
+def lower(program: Program, step: str) -> jax.stages.Lowered:
+    """Lowers one of `STEPS`."""
     if step == "train":
         return program.lower_train_step()
     return program.lower_eval_step() if step == "eval" else program.lower_init()

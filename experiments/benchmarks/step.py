@@ -35,7 +35,7 @@ VARIANTS = (
 _TURN_SECONDS = 0.3  # Calls are repeated for this long, so that dispatch time does not dominate.
 
 
-class _CompiledNetwork(NamedTuple):
+class CompiledNetwork(NamedTuple):
     """A compiled network on one device.
 
     Attributes:
@@ -73,15 +73,15 @@ def measure_steps(
     networks = []
     for variant, config in zip(variants, configs, strict=True):
         begin = time.perf_counter()
-        networks.append(_compile(config))
+        networks.append(compile_network(config))
         logging.info("compiled %s in %.0f s", variant, time.perf_counter() - begin)
-    repeats = [[_repeats(call) for call in network.calls] for network in networks]
+    counts = [[repetitions(call) for call in network.calls] for network in networks]
     seconds = np.empty((rounds, len(networks), 2))
     order = list(range(len(networks)))
     for turn in range(rounds):
         for i in order if turn % 2 else reversed(order):
-            pairs = zip(networks[i].calls, repeats[i], strict=True)
-            seconds[turn, i] = [_seconds(call, count) for call, count in pairs]
+            pairs = zip(networks[i].calls, counts[i], strict=True)
+            seconds[turn, i] = [mean_seconds(call, count) for call, count in pairs]
     for i, (variant, network) in enumerate(zip(variants, networks, strict=True)):
         forward_seconds, step_seconds = np.median(seconds[:, i], axis=0)
         forward_ratio, step_ratio = np.median(seconds[:, i] / seconds[:, 0], axis=0)
@@ -127,7 +127,8 @@ def variant_config(variant: str, image_size: int, batch_size: int) -> ml_collect
     return config
 
 
-def _compile(config: ml_collections.ConfigDict) -> _CompiledNetwork:
+def compile_network(config: ml_collections.ConfigDict) -> CompiledNetwork:
+    """Compiles a network with random weights, its forward pass and its training step."""
     build = network_builder(config, CELEBA)
     network = functional.create(build)
     optimizer, schedule = optimization.create_optimizer(config, num_steps=10_000)
@@ -163,7 +164,7 @@ def _compile(config: ml_collections.ConfigDict) -> _CompiledNetwork:
         "multiply_adds": cost and round(cost["flops"] / 2 / config.data.batch_size),
         "step_bytes": memory and memory.argument_size_in_bytes + memory.temp_size_in_bytes,
     }
-    return _CompiledNetwork(sizes, (forward, train))
+    return CompiledNetwork(sizes, (forward, train))
 
 
 def _fill(shapes: functional.State) -> functional.State:
@@ -201,13 +202,13 @@ def noise(image_size: int, batch_size: int) -> dict[str, np.ndarray]:
     return {name: values[name].astype(leaf.dtype) for name, leaf in spec.items()}
 
 
-def _repeats(call: Callable[[], Any]) -> int:
+def repetitions(call: Callable[[], Any]) -> int:
     """Number of calls that take about `_TURN_SECONDS`."""
-    _seconds(call, 1)  # The first call also loads the program.
-    return max(1, round(_TURN_SECONDS / _seconds(call, 1)))
+    mean_seconds(call, 1)  # The first call also loads the program.
+    return max(1, round(_TURN_SECONDS / mean_seconds(call, 1)))
 
 
-def _seconds(call: Callable[[], Any], count: int) -> float:
+def mean_seconds(call: Callable[[], Any], count: int) -> float:
     """Mean seconds of a call, over `count` calls."""
     begin = time.perf_counter()
     for _ in range(count):

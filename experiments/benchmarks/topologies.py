@@ -118,11 +118,13 @@ def prepare_environment() -> None:
     """Makes JAX compile without devices; call before JAX runs anything.
 
     libtpu otherwise asks a metadata server for its slice, and waits for other processes' locks.
+    Programs for absent devices can be written to JAX's cache, but not read from it.
     """
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def devices(topology: Topology) -> Sequence[jax.Device]:

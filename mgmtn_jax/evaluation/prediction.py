@@ -64,11 +64,11 @@ def make_eval_step(
 ) -> Callable[[functional.Variables, functional.Variables, dict[str, jax.Array]], dict]:
     """Returns `eval_step(params, batch_stats, batch) -> dict`, a pure function for `jax.jit`.
 
-    The dict has `probabilities` (b, A). For networks that predict masks it also has `masks`
-    (b, M, M, 8), as probabilities, and `intersection` and `union` (b, 8): numbers of cells in the
-    intersection and union of predicted and ground-truth mask, zero if the landmarks are a guess or
-    the row is padding. `labels`, `index` and `valid` are returned unchanged, so that they stay with
-    their rows on every process.
+    The dict has `probabilities` (b, A). For networks that predict masks it also has `intersection`
+    and `union` (b, 8): numbers of cells in the intersection and union of predicted and ground-truth
+    mask, zero if the landmarks are a guess or the row is padding. `labels`, `index` and `valid` are
+    returned unchanged, so that they stay with their rows on every process. The masks themselves
+    stay on their devices: gathering those of a large batch takes more memory than a device has.
     """
     predict, image_size = make_predict(network, config), config.data.image_size
 
@@ -80,12 +80,11 @@ def make_eval_step(
         landmarks = Landmarks(batch["landmarks"], batch["landmarks_valid"])
         probabilities, mask_logits = predict(params, batch_stats, batch["image"], landmarks)
         result = {"probabilities": probabilities}
-        result |= {name: batch[name] for name in ("labels", "index", "valid") if name in batch}
+        result |= {name: batch[name] for name in ("labels", "index", "valid")}
         if mask_logits is not None:
             predicted = mask_logits > 0
             drawn = draw_masks(batch["landmarks"], image_size, predicted.shape[1])
             counted = batch["landmarks_valid"][:, None]
-            result["masks"] = jax.nn.sigmoid(mask_logits)
             result["intersection"] = (predicted & drawn).sum((1, 2)) * counted
             result["union"] = (predicted | drawn).sum((1, 2)) * counted
         return result

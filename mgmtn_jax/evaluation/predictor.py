@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from mgmtn_jax.data.schema import OnCorrupt
 from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
+from mgmtn_jax.models.layers import Landmarks
 from mgmtn_jax.runs import partitioning
 from mgmtn_jax.runs.checkpoints import load_metadata, load_model
 
@@ -151,11 +153,24 @@ class Predictor:
         self.network, self.variables = network, variables
         batch, whole = partitioning.batch_sharding(mesh), partitioning.replicated(mesh)
         placed = jax.tree.map(lambda leaf: leaf.sharding, variables)
-        self._eval_step = jax.jit(
-            prediction.make_eval_step(network, config),
+        jit = functools.partial(
+            jax.jit,
             in_shardings=(placed["params"], placed["batch_stats"], batch),
             out_shardings=whole,
         )
+        self._eval_step = jit(prediction.make_eval_step(network, config))
+        predict = prediction.make_predict(network, config)
+
+        def predict_faces(
+            params: functional.Variables,
+            batch_stats: functional.Variables,
+            faces: dict[str, jax.Array],
+        ) -> tuple[jax.Array, jax.Array | None]:
+            landmarks = Landmarks(faces["landmarks"], faces["landmarks_valid"])
+            probabilities, logits = predict(params, batch_stats, faces["image"], landmarks)
+            return probabilities, None if logits is None else jax.nn.sigmoid(logits)
+
+        self._predict_faces = jit(predict_faces)
 
     @classmethod
     def from_workdir(cls, workdir: epath.PathLike, step: int | None = None) -> Predictor:
@@ -238,6 +253,9 @@ class Predictor:
             "landmarks": np.pad(landmarks, ((0, missing), (0, 0), (0, 0))).astype(np.float32),
             "landmarks_valid": np.arange(len(images) + missing) < len(images),
         }
-        result = jax.device_get(self.eval_step(partitioning.shard_batch(self.mesh, batch)))
-        masks = result["masks"][: len(images)] if "masks" in result else None
-        return FacePredictions(result["probabilities"][: len(images)], masks)
+        faces = partitioning.shard_batch(self.mesh, batch)
+        probabilities, masks = jax.device_get(
+            self._predict_faces(self.variables["params"], self.variables["batch_stats"], faces)
+        )
+        count = len(images)
+        return FacePredictions(probabilities[:count], None if masks is None else masks[:count])

@@ -23,7 +23,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mgmtn_jax.attributes import REGIONS
-from mgmtn_jax.models.layers import ConvNorm, Landmarks
+from mgmtn_jax.models.layers import ConvNorm, Landmarks, mask_classifier
 from mgmtn_jax.regions import draw_masks
 
 MASK_TRAINING = ("stop_gradient", "joint", "two_stage")
@@ -101,7 +101,7 @@ class FCNHead(nnx.Module):
         layer = functools.partial(ConvNorm, dtype=dtype, rngs=rngs)
         self.laterals = nnx.List([layer(channels, width, 1) for channels in in_channels])
         self.smooth = layer(width, width, 3)
-        self.classifier = nnx.Conv(width, num_regions, (1, 1), dtype=jnp.float32, rngs=rngs)
+        self.classifier = mask_classifier(width, num_regions, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,

@@ -44,12 +44,12 @@ class Network:
 
     Attributes:
       graphdef: The network's structure.
-      parameters_at_use: Sharding that the parameters are brought into before they are used; None
+      gather_parameters: Function that gathers split parameters before they are used, hashable; None
         leaves the choice to XLA.
     """
 
     graphdef: nnx.GraphDef
-    parameters_at_use: jax.sharding.Sharding | None = None
+    gather_parameters: Callable[[Variables], Variables] | None = None
 
     def __call__(
         self,
@@ -78,8 +78,8 @@ class Network:
         Returns:
           The outputs, and the batch statistics after this batch.
         """
-        if self.parameters_at_use is not None:
-            params = jax.lax.with_sharding_constraint(params, self.parameters_at_use)
+        if self.gather_parameters is not None:
+            params = self.gather_parameters(params)
         module = nnx.merge(self.graphdef, _to_state(params), _to_state(batch_stats))
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
         outputs = module(images, landmarks, train=train, frozen=frozen, rngs=rngs)
@@ -95,8 +95,8 @@ def init(build: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> tuple[Varia
 
 def create(
     build: Callable[[nnx.Rngs], nnx.Module],
-    parameters_at_use: jax.sharding.Sharding | None = None,
+    gather_parameters: Callable[[Variables], Variables] | None = None,
 ) -> Network:
     """Returns the network that `build` constructs, without allocating its arrays."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
-    return Network(graphdef, parameters_at_use)
+    return Network(graphdef, gather_parameters)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -65,15 +67,33 @@ class Trunk(Protocol):
 def max_pool_3x3(
     x: Float[Array, "b h w c"], padding: tuple[int, int] = (1, 1)
 ) -> Float[Array, "b h2 w2 c"]:
-    """Max-pooling with a 3x3 window and stride 2, as two one-dimensional maxima.
+    """Max-pooling with a 3x3 window and stride 2.
 
-    The gradient of XLA's windowed maximum (select-and-scatter) takes a sixth of a small network's
-    step on a CPU, four times as long as this form.
+    On a CPU it is computed as two one-dimensional maxima: the gradient of XLA's windowed maximum
+    (select-and-scatter) takes a sixth of a small network's step there, four times as long.
 
     Args:
       x: Feature maps.
       padding: Cells of padding before and after each spatial axis.
     """
+    return jax.lax.platform_dependent(
+        x,
+        cpu=functools.partial(_max_pool_by_axis, padding=padding),
+        default=functools.partial(_max_pool_windows, padding=padding),
+    )
+
+
+def _max_pool_windows(
+    x: Float[Array, "b h w c"], padding: tuple[int, int]
+) -> Float[Array, "b h2 w2 c"]:
+    lowest = np.array(-np.inf, x.dtype)
+    pads = ((0, 0), padding, padding, (0, 0))
+    return jax.lax.reduce_window(x, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)
+
+
+def _max_pool_by_axis(
+    x: Float[Array, "b h w c"], padding: tuple[int, int]
+) -> Float[Array, "b h2 w2 c"]:
     for axis in (1, 2):
         end = x.shape[axis] + sum(padding) - 2
         pads = [padding if a == axis else (0, 0) for a in range(x.ndim)]
@@ -93,7 +113,7 @@ def grouped_convolution(
     feature_group_count: int,
     **kwargs: Any,
 ) -> Float[Array, "b h2 w2 d"]:
-    """`jax.lax.conv_general_dilated` of NHWC images, split into one convolution for each group.
+    """`jax.lax.conv_general_dilated` of NHWC images, on a CPU split into its groups.
 
     XLA's CPU backend runs a grouped convolution, above all its gradient, slower than the separate
     convolutions of its groups. Measured on two cores: split attention's 3x3 convolution in two
@@ -106,8 +126,6 @@ def grouped_convolution(
     | 14x14 | 256 | 563 ms | 177 ms | 216 ms |
     | 7x7 | 512 | 545 ms | 324 ms | 197 ms |
 
-    Not measured on an accelerator.
-
     Args:
       inputs: Feature maps.
       kernel: The kernels of all groups, concatenated along the output channels.
@@ -115,17 +133,60 @@ def grouped_convolution(
       feature_group_count: Number of groups.
       **kwargs: Passed on.
     """
-    groups = zip(
-        jnp.split(inputs, feature_group_count, axis=-1),
-        jnp.split(kernel, feature_group_count, axis=-1),
-        strict=True,
-    )
-    convolved = [jax.lax.conv_general_dilated(x, k, *args, **kwargs) for x, k in groups]
-    return jnp.concatenate(convolved, axis=-1)
+    convolve: Callable[..., jax.Array] = functools.partial(jax.lax.conv_general_dilated, **kwargs)
+    if feature_group_count == 1:
+        return convolve(inputs, kernel, *args)
+
+    def grouped(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        return convolve(inputs, kernel, *args, feature_group_count=feature_group_count)
+
+    def split(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        groups = zip(
+            jnp.split(inputs, feature_group_count, axis=-1),
+            jnp.split(kernel, feature_group_count, axis=-1),
+            strict=True,
+        )
+        return jnp.concatenate([convolve(x, k, *args) for x, k in groups], axis=-1)
+
+    return jax.lax.platform_dependent(inputs, kernel, cpu=split, default=grouped)
+
+
+class BatchNorm(nnx.BatchNorm):
+    """BatchNorm that computes in float32 and casts its result.
+
+    In bfloat16, `nnx.BatchNorm` would round the running statistics too, and TPUs would compute
+    mean and variance in two passes.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        scale_init: nnx.Initializer = nnx.initializers.ones,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        """Args:
+        channels: Number of channels, the last axis of the input.
+        scale_init: Initialiser of the scale.
+        dtype: Dtype of the result.
+        """
+        super().__init__(
+            channels,
+            momentum=0.9,
+            epsilon=1e-5,
+            scale_init=scale_init,
+            dtype=jnp.float32,
+            rngs=rngs,
+        )
+        self.result_dtype = dtype
+
+    def __call__(self, x: Float[Array, "*b c"], *args: Any, **kwargs: Any) -> Float[Array, "*b c"]:
+        return super().__call__(x, *args, **kwargs).astype(self.result_dtype)
 
 
 class ConvNorm(nnx.Module):
-    """A convolution without bias, followed by BatchNorm with float32 statistics."""
+    """A convolution without bias, followed by BatchNorm."""
 
     def __init__(
         self,
@@ -164,9 +225,21 @@ class ConvNorm(nnx.Module):
             rngs=rngs,
         )
         scale_init = nnx.initializers.zeros if zero_scale else nnx.initializers.ones
-        self.norm = nnx.BatchNorm(
-            out_channels, momentum=0.9, epsilon=1e-5, scale_init=scale_init, dtype=dtype, rngs=rngs
-        )
+        self.norm = BatchNorm(out_channels, scale_init=scale_init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
         return self.norm(self.conv(x), use_running_average=not train)
+
+
+def mask_classifier(
+    in_channels: int, num_regions: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """Creates a 1x1 convolution in `dtype`, with a float32 bias and therefore float32 logits."""
+    return nnx.Conv(
+        in_channels, num_regions, (1, 1), dtype=dtype, promote_dtype=_cast_but_bias, rngs=rngs
+    )
+
+
+def _cast_but_bias(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
+    inputs, kernel, bias = arrays
+    return inputs.astype(dtype), kernel.astype(dtype), bias

@@ -143,18 +143,22 @@ class MGMTN(nnx.Module):
             `train` is True.
           rngs: Source of dropout's random numbers; required if `train`.
         """
-        features = self.trunk(images, train=train and "trunk" not in frozen)
-        masks, mask_logits = self.aml(
-            images, features, landmarks, train=train and "aml" not in frozen
-        )
+        # The scopes name the operations in profiles.
+        with jax.named_scope("trunk"):
+            features = self.trunk(images, train=train and "trunk" not in frozen)
+        with jax.named_scope("aml"):
+            masks, mask_logits = self.aml(
+                images, features, landmarks, train=train and "aml" not in frozen
+            )
         if not self.mask_gradient:
             masks = jax.lax.stop_gradient(masks)
-        group_features = self.g2ff(
-            [features[stage] for stage in self.stages],
-            features[-1],
-            masks[..., self.region_indices],
-            train=train and "g2ff" not in frozen,
-        )
+        with jax.named_scope("g2ff"):
+            group_features = self.g2ff(
+                [features[stage] for stage in self.stages],
+                features[-1],
+                masks[..., self.region_indices],
+                train=train and "g2ff" not in frozen,
+            )
         group_features = self.dropout(group_features, deterministic=not train, rngs=rngs)
         logits = [head(group_features[:, group]) for group, head in enumerate(self.heads)]
         return Outputs(jnp.concatenate(logits, axis=-1)[:, self.label_order], mask_logits)

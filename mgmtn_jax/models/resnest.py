@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mgmtn_jax.models.layers import HE_NORMAL, ConvNorm
+from mgmtn_jax.models.layers import HE_NORMAL, BatchNorm, ConvNorm
 from mgmtn_jax.models.resnet import Block, ResNet, Variant
 
 RADIX = 2
@@ -36,7 +36,7 @@ class SplitAttention(nnx.Module):
         inner = max(32, (channels * RADIX // 4 + 4) // 8 * 8)
         self.splits = ConvNorm(channels, channels * RADIX, 3, groups=RADIX, dtype=dtype, rngs=rngs)
         self.reduce = linear(channels, inner)
-        self.norm = nnx.BatchNorm(inner, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
+        self.norm = BatchNorm(inner, dtype=dtype, rngs=rngs)
         self.expand = linear(inner, channels * RADIX)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mgmtn_jax.models.aml import Masks
-from mgmtn_jax.models.layers import ConvNorm, Landmarks
+from mgmtn_jax.models.layers import ConvNorm, Landmarks, mask_classifier
 
 DEPTH = 4  # number of times the grid is halved
 
@@ -72,7 +72,7 @@ class UNet(nnx.Module):
             ]
         )
         self.decoder = nnx.List([conv(2 * after, after) for after in channels[:DEPTH]])
-        self.classifier = nnx.Conv(width, num_regions, (1, 1), dtype=jnp.float32, rngs=rngs)
+        self.classifier = mask_classifier(width, num_regions, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,

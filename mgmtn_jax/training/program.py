@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import nnx
@@ -51,7 +52,8 @@ class Program(NamedTuple):
     @property
     def network(self) -> functional.Network:
         """The network without its arrays."""
-        return functional.create(self.build, partitioning.parameters_at_use(self.mesh))
+        dtype = jnp.dtype(self.config.model.dtype)
+        return functional.create(self.build, partitioning.GatherParameters(self.mesh, dtype))
 
     @property
     def shardings(self) -> State:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from tests.helpers import fork_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -13,16 +16,14 @@ ROOT = Path(__file__).parents[2]
 def environment(devices=1):
     """The environment variables of a command that compiles fast rather than well.
 
-    All commands of a test session share one folder of compiled programs.
+    All commands of a test session share its folder of compiled programs.
 
     Args:
       devices: Number of CPU devices that JAX shows.
     """
     return os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": os.environ["TEST_COMPILATION_CACHE"],
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "--xla_backend_optimization_level=0"
     }
 
 
@@ -31,8 +32,13 @@ def start(arguments, env, **options):
     return subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=env, **options)
 
 
-def run(arguments, env, status=0):
-    """Runs `python -m ARGUMENTS` in the repository's root to its end.
+def fork(arguments, env, stdout, stderr):
+    """`start`, without the seconds that importing takes; see `fork_server`."""
+    return fork_server.Process(arguments, env, stdout, stderr)
+
+
+def run(arguments, env, status=0, cwd=ROOT):
+    """Runs `python -m ARGUMENTS` to its end.
 
     Returns:
       The `CompletedProcess` with the text of stdout and stderr.
@@ -40,7 +46,10 @@ def run(arguments, env, status=0):
     Raises:
       AssertionError: If the exit status is not `status`.
     """
-    command = [sys.executable, "-m", *arguments]
-    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        returncode = fork_server.Process(arguments, env, stdout, stderr, cwd).wait()
+        for file in (stdout, stderr):
+            file.seek(0)
+        result = subprocess.CompletedProcess(arguments, returncode, stdout.read(), stderr.read())
     assert result.returncode == status, result.stderr[-3000:]
     return result

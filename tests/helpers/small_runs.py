@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -48,22 +46,17 @@ class Run:
 
     def __init__(self, workdir, env, *flags, data_dir=None):
         command = [
-            sys.executable,
-            "-m",
             "tests.helpers.with_stub",
             "experiments.train",
             *FLAGS,
             f"--config.data.dir={data_dir or precompute_runs.uninterrupted()}",
+            f"--workdir={workdir}",
+            *flags,
         ]
         self.workdir = workdir
         self._log = Path(tempfile.mkstemp(".log")[1])  # an unread pipe would fill up
         with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, f"--workdir={workdir}", *flags],
-                cwd=ROOT,
-                env=env,
-                stderr=log,
-            )
+            self.process = commands.fork(command, env, log, log)
 
     def wait_for(self, condition):
         deadline = time.monotonic() + 60
@@ -92,15 +85,7 @@ class Run:
 
 def run_module(module, *flags, env):
     """Runs a command to its end, with the stub trunk registered, and returns its log."""
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.with_stub", module, *flags],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, f"status {result.returncode}\n{result.stderr[-4000:]}"
-    return result.stderr
+    return commands.run(["tests.helpers.with_stub", module, *flags], env).stderr
 
 
 def rows(workdir, split="train"):

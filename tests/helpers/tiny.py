@@ -21,7 +21,7 @@ def tiny_config(**model) -> ml_collections.ConfigDict:
 
 
 def tiny_batch(batch_size: int = 8, size: int = 32, num_attributes: int = 40, seed: int = 0):
-    """A batch in the pipeline's format: noise as pixels, the same landmarks for every face."""
+    """An evaluation batch, which training takes too: noise as pixels, one face's landmarks."""
     rng = np.random.default_rng(seed)
     points = face_points(size)
     return {
@@ -29,4 +29,6 @@ def tiny_batch(batch_size: int = 8, size: int = 32, num_attributes: int = 40, se
         "landmarks": np.tile(points, (batch_size, 1, 1)).astype(np.float32),
         "landmarks_valid": np.ones(batch_size, np.bool_),
         "labels": rng.integers(-1, 2, (batch_size, num_attributes)).astype(np.int8),
+        "index": np.arange(batch_size),
+        "valid": np.ones(batch_size, np.bool_),
     }

@@ -1,0 +1,88 @@
+"""`experiments.benchmark device`: every section at a tiny size, on the CPU."""
+
+import json
+import sys
+
+import jax
+import pytest
+
+from experiments.benchmarks import device, step
+from experiments.benchmarks.device import NETWORKS, Setting, measure_device
+from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.models import build
+from tests.helpers import commands
+from tests.helpers.dotted_faces import write_dataset
+from tests.helpers.stubs import StubTrunk
+from tests.helpers.tiny import tiny_config
+
+
+@pytest.fixture
+def setting(tmp_path, monkeypatch):
+    monkeypatch.setitem(build.TRUNKS, "stub", StubTrunk)
+    monkeypatch.setattr(step, "CELEBA", AttributeSet.create(["Smiling", "Eyeglasses"]))
+    for name, value in commands.environment().items():
+        monkeypatch.setenv(name, value)
+    small = {"model.trunk": "stub", "model.mask_width": 2, "model.group_width": 2, "model.width": 2}
+    small |= {"data.image_size": 32, "data.batch_size": 4, "data.validation_split": "train"}
+    config = tiny_config()
+    config.update_from_flattened_dict(small)
+    command = [sys.executable, "-m", "tests.helpers.with_stub", "experiments.train"]
+    command += ["--config=experiments/configs/common.py"]
+    command += [f"--config.{name}={value}" for name, value in small.items()]
+    write_dataset(tmp_path / "data", 12)
+    return Setting(str(tmp_path / "data"), tmp_path / "out", config, command, [2], 40, minutes=5)
+
+
+def test_every_section_is_measured_and_written(setting):
+    report = measure_device(setting)
+    assert json.loads((setting.out_dir / "device.json").read_text()) == report
+    text = (setting.out_dir / "device.md").read_text()
+    assert "Not measured" not in text
+    assert report["training"]["images_per_second"] > 0
+    assert 0 <= report["training"]["data_wait"] <= 1
+    assert report["resumption"]["bit_identical"]
+    assert 0 < report["resumption"]["resumed_from"] < setting.num_steps
+    assert report["device"]["platform"] == "cpu"
+    assert report["exactness"]["within_tolerance"]
+    # The same device and dtype give the same probabilities; bfloat16 differs.
+    assert report["exactness"]["largest_difference"]["float32"] == 0
+    assert report["exactness"]["largest_difference"]["bfloat16"] > 0
+    rows = report["networks"]["rows"]
+    assert [(row["network"], row["batch_size"]) for row in rows] == [(name, 2) for name in NETWORKS]
+    assert all(row["images_per_second"] > 0 for row in rows)
+    largest = report["profile"]["largest"]
+    assert len(largest) == 5
+    assert 0 < sum(row["fraction"] for row in largest) <= 1
+    assert all(row["operation"] in text for row in largest)
+
+
+def test_a_network_that_does_not_fit_is_not_tried_with_more_faces(setting, monkeypatch):
+    tried = []
+
+    def compile_network(config):
+        tried.append((config.model.masks, config.data.batch_size))
+        if config.model.masks == "unet" and config.data.batch_size > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        sizes = {"multiply_adds": 10, "step_bytes": 10}
+        return step.CompiledNetwork(sizes, (lambda: None, lambda: None))
+
+    monkeypatch.setattr(device, "compile_network", compile_network)
+    section = device._networks(setting._replace(batch_sizes=[2, 4, 8]), deadline=float("inf"))
+    fits = {(row["network"], row["batch_size"]): row["fits"] for row in section["rows"]}
+    assert not fits.pop(("reported form", 4))
+    assert len(fits) == 7
+    assert all(fits.values())
+    assert ("unet", 8) not in tried
+    assert "| reported form | 4 | does not fit |" in device.markdown({"networks": section})
+
+
+def test_a_section_that_fails_or_comes_too_late_says_so():
+    def fails():
+        raise RuntimeError("INTERNAL: the\ndevice is gone")
+
+    assert device._section(fails, float("inf")) == {"error": "INTERNAL: the device is gone"}
+    late = device._section(fails, 0.0)
+    assert "--minutes" in late["skipped"]
+    text = device.markdown({"profile": late, "training": {"error": "no such folder"}})
+    assert "Not measured: the time was over" in text
+    assert "Not measured: no such folder" in text
