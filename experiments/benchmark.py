@@ -229,7 +229,7 @@ def _device() -> None:
         _DATA_DIR.value,
         pathlib.Path(_OUT.value),
         config,
-        [sys.executable, "-m", "experiments.train", f"--config={path}", *fields],
+        [f"--config={path}", *fields],
         [smallest * 2**i for i in range(4)],
         _NUM_STEPS.value,
         _MINUTES.value,

@@ -12,14 +12,14 @@ import contextlib
 import functools
 import json
 import os
-import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 import jax
 import ml_collections
@@ -47,6 +47,26 @@ _ROUNDS = 3
 _PROFILED_STEPS = 10
 
 
+class Process(Protocol):
+    """The part of `subprocess.Popen` that is used here."""
+
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+    def kill(self) -> None: ...
+
+
+class StartTraining(Protocol):
+    """Starts `experiments.train` with flags and further environment variables, in a process."""
+
+    def __call__(self, flags: Sequence[str], env: Mapping[str, str], log: IO[bytes]) -> Process: ...
+
+
+def start_training(flags: Sequence[str], env: Mapping[str, str], log: IO[bytes]) -> Process:
+    """See `StartTraining`."""
+    command = [sys.executable, "-m", "experiments.train", *flags]
+    return subprocess.Popen(command, env=os.environ | env, stdout=log, stderr=log)
+
+
 class Setting(NamedTuple):
     """What is measured.
 
@@ -54,21 +74,23 @@ class Setting(NamedTuple):
       data_dir: Dataset folder to train on.
       out_dir: Folder of `device.json` and `device.md`; the runs go into a temporary folder.
       config: The resolved config; its network is the MGMTN of the report.
-      train_command: Command line that trains this config; data and workdir are added.
+      train_flags: Flags of `experiments.train` that give this config; data and workdir are added.
       batch_sizes: Batch sizes of the comparison of networks, ascending.
       num_steps: Steps of a training.
       minutes: A section or batch size does not start later than this.
       against_timm: Compare with timm's ResNet-50 in PyTorch.
+      start: Starts a training.
     """
 
     data_dir: str
     out_dir: Path
     config: ml_collections.ConfigDict
-    train_command: Sequence[str]
+    train_flags: Sequence[str]
     batch_sizes: Sequence[int]
     num_steps: int
     minutes: float
     against_timm: bool = False
+    start: StartTraining = start_training
 
 
 Section = dict[str, Any]
@@ -406,12 +428,12 @@ def _text(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def _train(setting: Setting, workdir: Path, env: dict[str, str]) -> Iterator[subprocess.Popen]:
+def _train(setting: Setting, workdir: Path, env: Mapping[str, str]) -> Iterator[Process]:
     """Starts a training in a process of its own; it does not outlive the block."""
     workdir.parent.mkdir(exist_ok=True)
     every = max(setting.num_steps // 4, 1)
-    command = [
-        *setting.train_command,
+    flags = [
+        *setting.train_flags,
         f"--workdir={workdir}",
         f"--config.data.dir={setting.data_dir}",
         f"--config.train.num_steps={setting.num_steps}",
@@ -420,15 +442,15 @@ def _train(setting: Setting, workdir: Path, env: dict[str, str]) -> Iterator[sub
         f"--config.checkpoint.every_steps={every}",
     ]
     with workdir.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen(command, env=os.environ | env, stdout=log, stderr=log)
+        process = setting.start(flags, env, log)
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
 
 
-def _finish(process: subprocess.Popen, workdir: Path) -> None:
+def _finish(process: Process, workdir: Path) -> None:
     if process.wait():
         raise RuntimeError(f"the training failed:\n{_log(workdir)}")
 
