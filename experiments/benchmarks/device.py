@@ -68,7 +68,7 @@ def start_training(flags: Sequence[str], env: Mapping[str, str], log: IO[bytes])
 
 
 class Setting(NamedTuple):
-    """What is measured.
+    """The network, the data and the limits of a report.
 
     Attributes:
       data_dir: Dataset folder to train on.

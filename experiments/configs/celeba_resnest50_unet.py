@@ -9,7 +9,7 @@ To start from ImageNet weights (timm's resnest50d, as safetensors), add
         --config.model.pretrained=resnest50d.safetensors --config.train.num_epochs=10 \\
         --config.optimizer.learning_rate=3e-4
 
-54.62 M parameters; 41.72 G multiply-adds a face, ten times those of `celeba_resnet50.py` (counted
+54.62 M parameters; 41.76 G multiply-adds a face, ten times those of `celeba_resnet50.py` (counted
 by XLA, with `experiments.benchmark step`). If memory runs out, add --config.train.accumulate=4.
 
 Never run: no accelerator and no full copy of CelebA was available. Reported (by reviews of the
