@@ -23,7 +23,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Whole programs take minutes: they start first, so that no worker ends alone with one.
 SLOW_FILES = (
     "test_program",
+    "test_compile",
     "test_own_faces_page",
+    "test_device_benchmark",
     "test_faults",
     "test_ablate",
     "test_distributed",
