@@ -59,8 +59,8 @@ from experiments import cli
 from experiments.benchmarks import topologies
 from experiments.benchmarks.collectives import measure_collectives
 from experiments.benchmarks.compile import STEPS, measure_compile, table
-from experiments.benchmarks.device import Setting as DeviceSetting
 from experiments.benchmarks.device import measure_device
+from experiments.benchmarks.device_trainings import Setting as DeviceSetting
 from experiments.benchmarks.input import Setting, decode_rate, measure_readers
 from experiments.benchmarks.landmarks import measure_landmarks
 from experiments.benchmarks.predict import measure_prediction

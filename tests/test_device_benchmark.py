@@ -7,7 +7,9 @@ import jax
 import pytest
 
 from experiments.benchmarks import device, step
-from experiments.benchmarks.device import NETWORKS, Setting, measure_device
+from experiments.benchmarks.device import NETWORKS, measure_device
+from experiments.benchmarks.device_markdown import markdown
+from experiments.benchmarks.device_trainings import Setting
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.models import build
 from tests.helpers import commands
@@ -81,7 +83,7 @@ def test_a_network_that_does_not_fit_is_not_tried_with_more_faces(setting, monke
     assert len(fits) == 7
     assert all(fits.values())
     assert ("unet", 8) not in tried
-    assert "| reported form | 4 | does not fit |" in device.markdown({"networks": section})
+    assert "| reported form | 4 | does not fit |" in markdown({"networks": section})
 
 
 def test_a_section_that_fails_or_comes_too_late_says_so():
@@ -91,6 +93,6 @@ def test_a_section_that_fails_or_comes_too_late_says_so():
     assert device._section(fails, float("inf")) == {"error": "INTERNAL: the device is gone"}
     late = device._section(fails, 0.0)
     assert "--minutes" in late["skipped"]
-    text = device.markdown({"profile": late, "training": {"error": "no such folder"}})
+    text = markdown({"profile": late, "training": {"error": "no such folder"}})
     assert "Not measured: the time was over" in text
     assert "Not measured: no such folder" in text

@@ -11,15 +11,13 @@ import concurrent.futures
 import contextlib
 import functools
 import json
-import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import ml_collections
@@ -28,6 +26,12 @@ import tqdm
 from absl import logging
 
 from experiments.benchmarks import timm_resnet50
+from experiments.benchmarks.device_markdown import Section, markdown
+from experiments.benchmarks.device_trainings import (
+    Setting,
+    measure_resumption,
+    measure_training,
+)
 from experiments.benchmarks.step import CompiledNetwork, compile_network, mean_seconds, repetitions
 from mgmtn_jax.data import pipeline
 from mgmtn_jax.evaluation.prediction import make_predict
@@ -35,65 +39,13 @@ from mgmtn_jax.evaluation.predictor import Predictor
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.models.layers import Landmarks
-from mgmtn_jax.runs import manifest
-from mgmtn_jax.runs.history import read_history
 from mgmtn_jax.training.profiling import peak_flops
 
 NETWORKS = ("trunk alone", "MGMTN", "reported form")
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 """Largest difference of a probability from the CPU's in float32, by dtype of the computation."""
 _ROUNDS = 3
 _PROFILED_STEPS = 10
-
-
-class Process(Protocol):
-    """The part of `subprocess.Popen` that is used here."""
-
-    def poll(self) -> int | None: ...
-    def wait(self) -> int: ...
-    def kill(self) -> None: ...
-
-
-class StartTraining(Protocol):
-    """Starts `experiments.train` with flags and further environment variables, in a process."""
-
-    def __call__(self, flags: Sequence[str], env: Mapping[str, str], log: IO[bytes]) -> Process: ...
-
-
-def start_training(flags: Sequence[str], env: Mapping[str, str], log: IO[bytes]) -> Process:
-    """See `StartTraining`."""
-    command = [sys.executable, "-m", "experiments.train", *flags]
-    return subprocess.Popen(command, env=os.environ | env, stdout=log, stderr=log)
-
-
-class Setting(NamedTuple):
-    """The network, the data and the limits of a report.
-
-    Attributes:
-      data_dir: Dataset folder to train on.
-      out_dir: Folder of `device.json` and `device.md`; the runs go into a temporary folder.
-      config: The resolved config; its network is the MGMTN of the report.
-      train_flags: Flags of `experiments.train` that give this config; data and workdir are added.
-      batch_sizes: Batch sizes of the comparison of networks, ascending.
-      num_steps: Steps of a training.
-      minutes: A section or batch size does not start later than this.
-      against_timm: Compare with timm's ResNet-50 in PyTorch.
-      start: Starts a training.
-    """
-
-    data_dir: str
-    out_dir: Path
-    config: ml_collections.ConfigDict
-    train_flags: Sequence[str]
-    batch_sizes: Sequence[int]
-    num_steps: int
-    minutes: float
-    against_timm: bool = False
-    start: StartTraining = start_training
-
-
-Section = dict[str, Any]
 
 
 def measure_device(setting: Setting) -> dict[str, Section]:
@@ -111,8 +63,8 @@ def measure_device(setting: Setting) -> dict[str, Section]:
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
         sections: dict[str, Callable[[], Section]] = {
-            "training": functools.partial(_training, setting, runs / "training"),
-            "resumption": functools.partial(_resumption, setting, runs),
+            "training": functools.partial(measure_training, setting, runs / "training"),
+            "resumption": functools.partial(measure_resumption, setting, runs),
             "device": _device,
             "exactness": functools.partial(_exactness, setting, runs / "training"),
             "networks": functools.partial(_networks, setting, deadline),
@@ -138,49 +90,6 @@ def _section(measure: Callable[[], Section], deadline: float) -> Section:
     except (RuntimeError, ValueError, OSError, subprocess.SubprocessError) as error:
         return {"error": " ".join(str(error).split())[:500]}
     return row | {"section_seconds": time.monotonic() - start}
-
-
-def _training(setting: Setting, workdir: Path) -> Section:
-    """Trains from shards, as a user does."""
-    with _train(setting, workdir, {}) as process:
-        _finish(process, workdir)
-    rows = [row for row in read_history(workdir) if row["split"] == "train"]
-    rows = rows[len(rows) // 2 :]  # The first ones wait for the first batches.
-    names = ("images_per_second", "data_wait", "flops_utilization")
-    return {
-        "batch_size": setting.config.data.batch_size,
-        "steps": setting.num_steps,
-        **{n: statistics.median(row[n] for row in rows) for n in names if n in rows[0]},
-    }
-
-
-def _resumption(setting: Setting, folder: Path) -> Section:
-    """Trains once without and once with a kill, with deterministic operations."""
-    env = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}"}
-    whole, killed = folder / "whole", folder / "killed"
-    with _train(setting, whole, env) as process:
-        _finish(process, whole)
-    with _train(setting, killed, env) as process:
-        while process.poll() is None and not _checkpoints(killed):
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-    if not 0 < max(_checkpoints(killed), default=0) < setting.num_steps:
-        raise RuntimeError(f"the training was not killed between two checkpoints:\n{_log(killed)}")
-    resumed_from = max(_checkpoints(killed))
-    with _train(setting, killed, env) as process:
-        _finish(process, killed)
-    one, other = (
-        jax.device_get(Predictor.from_workdir(workdir, setting.num_steps).variables)
-        for workdir in (whole, killed)
-    )
-    equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), one, other)
-    return {
-        "steps": setting.num_steps,
-        "resumed_from": resumed_from,
-        "flag": DETERMINISTIC,
-        "bit_identical": all(jax.tree.leaves(equal)),
-    }
 
 
 def _device() -> Section:
@@ -376,90 +285,3 @@ def operation_seconds(profile: jax.profiler.ProfileData) -> collections.Counter[
                 if not event.name.startswith(_NO_OPERATIONS) and "::" not in event.name:
                     total[event.name] += event.duration_ns / 1e9
     return total
-
-
-def markdown(report: dict[str, Section]) -> str:
-    """Formats the report for people."""
-    device = report.get("device", {})
-    title = f"{device.get('count', '')} x {device['kind']}" if "kind" in device else "this device"
-    lines = [f"# Measured on {title}", ""]
-    if "jax" in device:
-        lines += [f"jax {device['jax']}, platform {device['platform']}.", ""]
-    for name, section in report.items():
-        if name == "device" and "kind" in section:
-            continue
-        lines += [f"## {name.capitalize()}", ""]
-        unmeasured = section.get("error") or section.get("skipped")
-        if unmeasured:
-            lines += [f"Not measured: {unmeasured}", ""]
-        elif name == "networks":
-            lines += [*_network_table(section["rows"]), ""]
-        else:
-            lines += [*_list(section), ""]
-    return "\n".join(lines)
-
-
-def _network_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield "| network | faces per batch | images/s | GB of a step | FLOP utilization |"
-    yield "|---|---|---|---|---|"
-    for row in rows:
-        start = f"| {row['network']} | {row['batch_size']} |"
-        if not row["fits"]:
-            yield f"{start} does not fit | | |"
-            continue
-        memory = f"{row['step_bytes'] / 1e9:.2f}" if row["step_bytes"] else "unknown"
-        used = f"{100 * row['utilization']:.1f} %" if row["utilization"] else "unknown peak"
-        yield f"{start} {row['images_per_second']:.0f} | {memory} | {used} |"
-
-
-def _list(section: Section) -> Iterator[str]:
-    for name, value in section.items():
-        if isinstance(value, list):
-            yield f"- {name}:"
-            yield from (f"  - {100 * row['fraction']:.1f} % {row['operation']}" for row in value)
-            continue
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {_text(item)}" for key, item in value.items())
-        yield f"- {name.replace('_', ' ')}: {_text(value)}"
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-@contextlib.contextmanager
-def _train(setting: Setting, workdir: Path, env: Mapping[str, str]) -> Iterator[Process]:
-    """Starts a training in a process of its own; it does not outlive the block."""
-    workdir.parent.mkdir(exist_ok=True)
-    every = max(setting.num_steps // 4, 1)
-    flags = [
-        *setting.train_flags,
-        f"--workdir={workdir}",
-        f"--config.data.dir={setting.data_dir}",
-        f"--config.train.num_steps={setting.num_steps}",
-        f"--config.train.log_every={max(every // 2, 1)}",
-        "--config.train.evaluate_every_epochs=0",
-        f"--config.checkpoint.every_steps={every}",
-    ]
-    with workdir.with_suffix(".log").open("ab") as log:
-        process = setting.start(flags, env, log)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _finish(process: Process, workdir: Path) -> None:
-    if process.wait():
-        raise RuntimeError(f"the training failed:\n{_log(workdir)}")
-
-
-def _log(workdir: Path) -> str:
-    return workdir.with_suffix(".log").read_text(errors="replace")[-400:]
-
-
-def _checkpoints(workdir: Path) -> list[int]:
-    """Steps whose checkpoints are complete."""
-    manifests = (workdir / "checkpoints").glob(f"*/{manifest.FILE_NAME}")
-    return [int(path.parent.name) for path in manifests if path.parent.name.isdigit()]
