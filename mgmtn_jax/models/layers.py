@@ -154,8 +154,7 @@ def grouped_convolution(
 class BatchNorm(nnx.BatchNorm):
     """BatchNorm that computes in float32 and casts its result.
 
-    In bfloat16, `nnx.BatchNorm` would round the running statistics too, and TPUs would compute
-    mean and variance in two passes.
+    With a dtype of bfloat16, `nnx.BatchNorm` rounds the running statistics in evaluation too.
     """
 
     def __init__(
