@@ -1,18 +1,19 @@
 """Shared setup: eight CPU devices, so that all tests exercise sharding, and a remote folder."""
 
+import gc
 import os
 import tempfile
 
 import pytest
 from etils import epath
 
+from tests.helpers import xla
 from tests.helpers.bucket import Bucket
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Compiling takes the tests longer than running what they compile.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = xla.flags(8)
+# Tracing makes many small objects among the many that imports made: fewer passes over all of them.
+gc.set_threshold(50_000, 20, 100)
 
 if "TEST_COMPILATION_CACHE" not in os.environ:  # The workers of a parallel run inherit it.
     _compiled = tempfile.TemporaryDirectory(prefix="compiled-")  # removed at exit

@@ -25,6 +25,10 @@ from mgmtn_jax.models.functional import State
 from mgmtn_jax.runs import manifest
 from mgmtn_jax.runs.workdir import complete_config
 
+# Every replica writes its slice of an array, and training waits while they are cut. Cutting the
+# thousand small arrays of a network for eight devices takes 2.5 s on a CPU, and saves no time.
+_MIN_SLICE_BYTES = 4 << 20
+
 
 def folder(workdir: epath.PathLike) -> epath.Path:
     """Returns the absolute path of a workdir's checkpoints; Orbax accepts no relative one."""
@@ -64,10 +68,13 @@ class Checkpoints:
             n=keep_best,
             keep_checkpoints_without_metrics=False,
         )
+        context = ocp.Context()
+        context.array_options.saving.min_slice_bytes_for_replica_parallel = _MIN_SLICE_BYTES
         self._orbax = ocp.training.Checkpointer(
             root,
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             cleanup_tmp_directories=True,  # of saves that a kill or a full disk interrupted
+            context=context,
         )
         self._keep_best = keep_best
         self._thread = ThreadPoolExecutor(1, "manifest")

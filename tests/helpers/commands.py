@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.helpers import fork_server
+from tests.helpers import fork_server, xla
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,10 +21,7 @@ def environment(devices=1):
     Args:
       devices: Number of CPU devices that JAX shows.
     """
-    return os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0"
-    }
+    return os.environ | {"XLA_FLAGS": xla.flags(devices)}
 
 
 def start(arguments, env, **options):

@@ -145,6 +145,7 @@ if __name__ == "__main__":
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # as in conftest
     with warnings.catch_warnings(action="ignore"):  # JAX warns of forks; its threads start later.
         request = _serve(socket.socket(fileno=int(sys.argv[1])))
     if request is not None:

@@ -13,6 +13,7 @@ def tiny_config(**model) -> ml_collections.ConfigDict:
     config = common.get_config()
     config.data.image_size = 32
     config.data.batch_size = 8
+    config.model.trunk = "resnet18"
     config.model.width = 8
     config.model.mask_width = 8
     config.model.group_width = 8
