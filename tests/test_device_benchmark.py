@@ -27,7 +27,8 @@ def setting(tmp_path, monkeypatch):
     small |= {"data.image_size": 32, "data.batch_size": 4, "data.validation_split": "train"}
     config = tiny_config()
     config.update_from_flattened_dict(small)
-    flags = ["--config=experiments/configs/common.py"]
+    # The trainings show the machine, not the network.
+    flags = ["--config=experiments/configs/common.py", "--config.model.name=global"]
     flags += [f"--config.{name}={value}" for name, value in small.items()]
     write_dataset(tmp_path / "data", 12)
 

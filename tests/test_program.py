@@ -18,6 +18,7 @@ NUM_FACES, NUM_STEPS, SAVE_EVERY = 60, 24, 4
 TRAIN = [
     "experiments.train",
     "--config=experiments/configs/demo.py",
+    "--config.model.trunk=resnet18",
     "--config.data.image_size=32",
     "--config.data.batch_size=8",
     "--config.model.width=8",
