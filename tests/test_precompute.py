@@ -3,10 +3,16 @@
 import csv
 import io
 import json
+import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 from etils import epath
@@ -14,12 +20,15 @@ from PIL import Image
 
 from landmarks import shards
 from landmarks.command import errors_as_sentences
-from landmarks.detector import CELEBA_BOX, Detector
+from landmarks.detection import CELEBA_BOX
+from landmarks.detector import Detector
 from landmarks.drawing.faces import face_jpeg, file_name, painted_points, split_of
 from landmarks.sources import SourceFace, read_csv
+from landmarks.sources.given_landmarks import with_landmarks
+from landmarks.sources.label_files import LabelError
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.data import schema
-from mgmtn_jax.data.images import ImageError
+from mgmtn_jax.data.images import ImageError, decode_image
 from tests.helpers.precompute_runs import (
     DRAWN,
     LIMIT,
@@ -110,6 +119,7 @@ def test_every_kind_of_image_becomes_a_record_or_a_rejection(table, tmp_path):
     sixteen_bits = Image.fromarray(np.asarray(plain.convert("L")).astype(np.uint16) * 257)
     header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
     huge = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header))
+    others = {"anim.webp": saved(plain, "WEBP", quality=95), "phone.heic": saved(plain, "HEIF")}
     good = {
         "plain.jpg": data,
         "png named.jpg": saved(plain, "PNG"),
@@ -123,19 +133,22 @@ def test_every_kind_of_image_becomes_a_record_or_a_rejection(table, tmp_path):
     bad = {
         "truncated.jpg": (data[:-900], "truncated"),
         "zero.jpg": (b"", "an empty file"),
-        "text.jpg": (b"Dear reader,\n", "neither a JPEG nor a PNG"),
+        "text.jpg": (b"Dear reader,\n", "not an image of a known format"),
         "huge.png": (huge, "10000x10000 pixels are more than the 50000000 allowed"),
         "missing.jpg": (None, "cannot be read: No such file"),
         "broken link.jpg": (None, "cannot be read: No such file"),
         "folder.jpg": (None, "cannot be read: Is a directory"),
+        "pipe.jpg": (None, "cannot be read: not a regular file"),
+        "/dev/zero": (None, "cannot be read: not a regular file"),
     }
-    write_table(table, {name: data for name, (data, _) in bad.items()} | good)
+    write_table(table, {name: data for name, (data, _) in bad.items()} | others | good)
     (table / "images" / "broken link.jpg").symlink_to("nowhere.jpg")
     (table / "images" / "folder.jpg").mkdir()
+    os.mkfifo(table / "images" / "pipe.jpg")
     out = tmp_path / "out"
     flags = (f"--data_dir={table}", "--source=csv", "--num_workers=1")
     log = precompute(out, *flags, status=1)
-    assert "7 images (46.67%) are unreadable, more than --max_rejected=0.01" in error_line(log)
+    assert "9 images (47.37%) are unreadable, more than --max_rejected=0.01" in error_line(log)
     assert not (out / "dataset_info.json").exists()
     # Accepting the loss processes no image again.
     assert "resuming: 2 of 2 shards" in precompute(out, *flags, "--max_rejected=0.7")
@@ -145,7 +158,11 @@ def test_every_kind_of_image_becomes_a_record_or_a_rejection(table, tmp_path):
     for name, (_, reason) in bad.items():
         assert reason in reasons[name]
     found = {record.key: record for split in ("train", "dev") for record in records(out, split)}
-    assert {name: record.image for name, record in found.items()} == good
+    assert {name: record.image for name, record in found.items() if name not in others} == good
+    for name in others:  # Kept without loss, in a format that every reader of the data set knows.
+        image = decode_image(found[name].image)
+        np.testing.assert_array_equal(image, decode_image(others[name]))
+        assert found[name].image.startswith(b"\x89PNG")
     expected = found["plain.jpg"].landmarks
     eyes = np.linalg.norm(expected[36] - expected[45])
     for name, record in found.items():
@@ -156,7 +173,7 @@ def test_every_kind_of_image_becomes_a_record_or_a_rejection(table, tmp_path):
     splits = json.loads((out / "summary.json").read_text())["splits"]
     counts = [[splits[split][name] for name in shards.COUNTS] for split in ("train", "dev")]
     #                  records, rejected, hog, cnn, fallback, given, implausible
-    assert counts == [[7, 7, 7, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0, 1]]
+    assert counts == [[9, 9, 9, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0, 1]]
 
 
 def test_a_face_outside_its_image_is_rejected():
@@ -169,10 +186,70 @@ def test_a_face_outside_its_image_is_rejected():
     for box in ((200, 0, 300, 90), (-90, 0, 0, 90), (0, 217, 90, 300), (0, -90, 90, 0)):
         with pytest.raises(ImageError, match=r"box .* lies outside the image of 178x218 pixels"):
             shards.make_record(SourceFace("1", labels, "1", box), read, detector, 10**6)
-    record, _ = shards.make_record(
+    made = shards.make_record(
         SourceFace("1", labels, "1", (40, 90, 130, 170)), read, detector, 10**6
     )
-    assert record.landmark_source == schema.GIVEN
+    assert made.record.landmark_source == schema.GIVEN
+
+
+def test_an_image_in_two_splits_is_counted_and_warned_of(table, tmp_path):
+    first, second, third = (face_jpeg(5, number)[0] for number in range(3))
+    as_png = io.BytesIO()  # The same pixels in other bytes.
+    Image.open(io.BytesIO(second)).save(as_png, "PNG")
+    files = {"a.jpg": first, "b.jpg": second, "c.jpg": third, "a again.jpg": first}
+    write_table(table, files | {"b again.png": as_png.getvalue()})
+    log = precompute(tmp_path / "out", f"--data_dir={table}", "--source=csv")
+    assert "1 images are in more than one split" in log
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["leaks"] == 1
+    assert json.loads((uninterrupted() / "summary.json").read_text())["leaks"] == 0
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_landmarks_of_ones_own_take_the_place_of_dlib(table, tmp_path, suffix):
+    write_table(table, {f"{n}.jpg": face_jpeg(5, n)[0] for n in range(4)})
+    rng = np.random.default_rng(0)
+    points = rng.uniform(20, 150, (3, 68, 2)).round(2).astype(np.float32)
+    columns = {"image": ["2.jpg", "0.jpg", "3.jpg"]}
+    for point in range(68):
+        columns |= {f"x{point}": points[:, point, 0], f"y{point}": points[:, point, 1]}
+    path = tmp_path / f"points{suffix}"
+    (pq.write_table if suffix == ".parquet" else pacsv.write_csv)(pa.table(columns), path)
+    blocked = tmp_path / "blocked"  # An import of dlib fails.
+    blocked.mkdir()
+    (blocked / "dlib.py").write_text("raise ImportError('not to be loaded')\n")
+    flags = [f"--data_dir={table}", "--source=csv", f"--landmarks={path}", "--max_rejected=0.3"]
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "landmarks.precompute", f"--out_dir={out}", *flags]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(blocked)})
+    found = {record.key: record for split in ("train", "dev") for record in records(out, split)}
+    assert set(found) == {"0.jpg", "2.jpg", "3.jpg"}
+    for row, key in enumerate(columns["image"]):
+        np.testing.assert_array_equal(found[key].landmarks, points[row])
+        np.testing.assert_array_equal(
+            found[key].face_box, [*points[row].min(0), *points[row].max(0)]
+        )
+        assert found[key].landmark_source == schema.GIVEN
+    assert (tmp_path / "out" / "rejected.csv").read_text() == (
+        "key,reason\n1.jpg,no landmarks are given for this face\n"
+    )
+
+
+def test_mistakes_in_a_file_of_landmarks_are_located(table, tmp_path):
+    write_table(table, {"0.jpg": face_jpeg(5, 0)[0]})
+    source = read_csv(epath.Path(table), None, 0)
+    names = ["image", *(f"{axis}{point}" for point in range(68) for axis in "xy")]
+    row = ["0.jpg", *["1"] * 136]
+    for header, rows, where in (
+        (names[:-1], [row[:-1]], r"line 1: no column y67: expected image, x0"),
+        (names, [[*row[:3], "left", *row[4:]]], r"line 2, column x1: 'left' is not a number"),
+        (names, [[*row[:3], "inf", *row[4:]]], r"line 2, column x1: 'inf' is not a number"),
+        (names, [row, row], r"line 3, column image: '0.jpg' is empty or appears twice"),
+        (names, [["1.jpg", *row[1:]]], r"none of the 1 faces of the source is listed"),
+    ):
+        path = epath.Path(tmp_path / "points.csv")
+        path.write_text("\n".join(",".join(cells) for cells in [header, *rows]))
+        with pytest.raises(LabelError, match=where):
+            with_landmarks(source, path)
 
 
 def test_a_label_mistake_stops_the_run_before_anything_is_written(table, tmp_path):

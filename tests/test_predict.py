@@ -18,7 +18,8 @@ import mgmtn_jax
 from experiments.benchmarks.predict import measure_prediction
 from experiments.photographs.faces import AlignedCrop, FaceFinder
 from experiments.photographs.prediction import executor, find_images, predict
-from landmarks.detector import LFW_BOX, Detector
+from landmarks.detection import LFW_BOX
+from landmarks.detector import Detector
 from landmarks.drawing.faces import draw_face
 from mgmtn_jax.data import alignment
 from mgmtn_jax.data.images import decode_image
@@ -121,17 +122,53 @@ def test_every_kind_of_image_is_read_or_reported(run_predict, face, tmp_path):
     (kinds / "empty.jpg").touch()
     (kinds / "words.jpeg").write_text("no picture")
     save(kinds / "large.png", np.zeros((1001, 1000), np.uint8))
-    save(kinds / "other.webp", picture)
     (kinds / "notes.txt").write_text("not meant as an image")
     save(kinds / "nobody.png", np.full((90, 90), 127, np.uint8))
     lines, log, error = run_predict(kinds)
     assert [line["file"] for line in lines] == [str(path) for path in good]
-    assert error == "5 of 12 images could not be read"
+    assert error == "4 of 11 images could not be read"
     errors = [line for line in log.splitlines() if line.startswith("error: ")]
     assert [line.split(": ")[1] for line in errors] == [
-        str(kinds / name)
-        for name in ("cut.jpg", "empty.jpg", "large.png", "other.webp", "words.jpeg")
+        str(kinds / name) for name in ("cut.jpg", "empty.jpg", "large.png", "words.jpeg")
     ]
+
+
+def test_every_format_shows_the_same_face_and_a_truncated_file_is_named(
+    run_predict, face, tmp_path
+):
+    picture = Image.fromarray(face)
+    turned = picture.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Turn clockwise to see it upright.
+    others = {"save_all": True, "append_images": [picture.rotate(180)]}
+    photos = tmp_path / "photos"
+    for suffix in ("jpg", "png", "webp", "avif", "heic", "bmp", "tiff", "gif"):
+        save(photos / f"plain.{suffix}", picture)
+        if suffix in ("png", "webp", "avif", "heic", "bmp", "tiff"):
+            save(photos / f"alpha.{suffix}", picture.convert("RGBA"))
+        if suffix in ("webp", "avif", "tiff", "gif"):
+            save(photos / f"frames.{suffix}", picture, **others)
+        if suffix in ("jpg", "png", "webp", "avif", "heic", "tiff"):
+            save(photos / f"turned.{suffix}", turned, exif=exif.tobytes())
+    for suffix in ("png", "tiff"):
+        save(photos / f"deep.{suffix}", np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    lines, _, error = run_predict(photos)
+    assert error is None
+    assert [line["file"] for line in lines] == sorted(map(str, photos.iterdir()))
+    (expected,) = (line["box"] for line in lines if line["file"].endswith("plain.png"))
+    for line in lines:
+        np.testing.assert_allclose(line["box"], expected, atol=2, err_msg=line["file"])
+
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for path in photos.iterdir():
+        (cut / path.name).write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    os.mkfifo(cut / "pipe.jpg")
+    lines, log, error = run_predict(cut)
+    assert lines == []
+    names = sorted(map(str, cut.iterdir()))
+    assert error == f"{len(names)} of {len(names)} images could not be read"
+    assert [line.split(": ")[1] for line in log.splitlines() if line.startswith("error: ")] == names
 
 
 def test_one_bad_file_among_many_is_one_error(run_predict, face, tmp_path):

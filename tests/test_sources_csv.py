@@ -30,7 +30,7 @@ def test_positive_negative_and_unknown_labels(table, caplog):
     with caplog.at_level(std_logging.INFO):
         source = read("csv", table)
     assert "1 positive, 0 negative, -1 or empty unknown" in caplog.text
-    assert source.keys == ["a/1.jpg", "b.jpg", "c.jpg"]
+    assert list(source.keys) == ["a/1.jpg", "b.jpg", "c.jpg"]
     np.testing.assert_array_equal(source.labels, [[1, 0], [0, -1], [1, 1]])
     assert list(source.splits) == ["train", "dev"]
     face = source.faces(np.array([0]))[0]
@@ -59,7 +59,7 @@ def test_images_may_lie_beside_the_table_or_anywhere(tmp_path):
     elsewhere.write_bytes(b"two")
     source = read("csv", tmp_path / "faces")
     assert source.attribute_set.names == ("Größe",)
-    assert source.keys == ["ö, 1.png", str(elsewhere)]
+    assert list(source.keys) == ["ö, 1.png", str(elsewhere)]
     assert [source.reader(face)[0] for face in source.faces(np.arange(2))] == [b"one", b"two"]
 
 
@@ -98,13 +98,15 @@ def test_the_digest_follows_images_and_boxes(table):
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        ("", r"line 1: expected columns image, split, ..., found none"),
-        ("image,Smiling\n", r"line 1: expected columns image, split"),
+        ("", r"line 1: expected columns image, split and attributes, found none"),
+        ("file,Smiling\n", r"line 1: expected columns image, .* found file, Smiling"),
+        (TABLE.replace("split", "Image"), r"line 1, column Image: the column repeats"),
         ("image,split\n", r"line 1: no attribute names"),
         ("image,split,Tall\n", r"line 1: no face follows"),
         (TABLE.replace("Tall", "Smiling"), r"line 1, column Smiling: .*repeats"),
         (TABLE.replace("Tall", ""), r"line 1, column '': .*is missing"),
-        (TABLE.replace("0,-1", "0,yes"), r"line 3, column Tall: 'yes' is not one of 1, 0, -1$"),
+        (TABLE.replace("0,-1", "0,maybe"), r"line 3, column Tall: 'maybe' is not one of 1, 0, -1"),
+        (TABLE.replace("0,-1", "0,0.5"), r"line 3, column Tall: '0.5' is not one of"),
         (TABLE.replace("0,-1", "0"), r"line 3, column Tall: the row ends before"),
         (TABLE.replace("0,-1", "0,1,1"), r"line 3: 5 values, but the header has 4"),
         (TABLE.replace("dev,0,-1", "dev"), r"line 3, column Smiling: the row ends before"),
@@ -166,8 +168,8 @@ def test_attributes_get_the_groups_that_a_file_names(table):
         ("[]", r'expected \{"ATTRIBUTE": "GROUP", ...\}'),
         ("[" * 100_000, r"not JSON"),
         ("1" * 5000, r"not JSON"),
-        ('{"Tal": "hair"}', r"attributes.csv has no attribute 'Tal': did you mean Tall\?"),
-        ('{"Wide": "hair"}', r"attributes.csv has no attribute 'Wide'$"),
+        ('{"Tal": "hair"}', r"the table has no attribute 'Tal': did you mean Tall\?"),
+        ('{"Wide": "hair"}', r"the table has no attribute 'Wide'$"),
         ('{"Tall": "hare"}', r"attribute 'Tall': 'hare' is not one .*: did you mean hair\?"),
         ('{"Tall": {"a": 1}}', r"attribute 'Tall': .* is not one of the groups mouth, ear"),
         ('{"Tall": "hair", "Tall": "hair"}', r"'Tall' is listed twice"),

@@ -1,5 +1,6 @@
 """Randomly damaged label files: each gives a `LabelError` or a consistent source."""
 
+import codecs
 import csv
 import io
 import shutil
@@ -144,6 +145,10 @@ def test_files_that_are_not_text(folders, tmp_path, layout, name):
         (whole + b"\0", "not a text file: it holds a NUL byte"),
         (None, f"{name}: cannot be read: Is a directory"),
     ):
+        if name == "attributes.csv" and "NUL" in problem:
+            problem = "the row ends before this column"
+        if name == "attributes.csv" and data and data.startswith(codecs.BOM_UTF16):
+            continue  # It is text for this source.
         if data is None:
             (folder / name).unlink()
             (folder / name).mkdir()

@@ -17,9 +17,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from landmarks import workers
-from landmarks.detector import LFW_BOX, Detector
+from landmarks.detection import LFW_BOX
+from landmarks.detector import Detector
 from mgmtn_jax.data import alignment
-from mgmtn_jax.data.images import ImageError, decode_image
+from mgmtn_jax.data.images import ImageError, decode_image, read_image
 from mgmtn_jax.report import pictures
 
 _PICTURE_SIZE = 224  # side of an overlay in pixels
@@ -72,13 +73,13 @@ class FaceFinder:
     max_pixels: int
 
     def __call__(self, path: Path, size: int) -> list[DetectedFace]:
-        return self.from_bytes(path.read_bytes(), size, path)
+        return self.from_bytes(read_image(path), size, path)
 
     def from_bytes(self, data: bytes, size: int, path: Path = Path()) -> list[DetectedFace]:
         """Detects and aligns the faces of an encoded image that is already in memory.
 
         Args:
-          data: JPEG or PNG bytes.
+          data: The image file's bytes.
           size: Side of the crops in pixels.
           path: File name to store in the results.
         """
@@ -111,7 +112,7 @@ class AlignedCrop:
     max_pixels: int
 
     def __call__(self, path: Path, size: int) -> list[DetectedFace]:
-        image = decode_image(path.read_bytes(), self.max_pixels)
+        image = decode_image(read_image(path), self.max_pixels)
         height, width = image.shape[:2]
         if height != width:
             raise ImageError(f"an aligned crop must be square, and this is {width}x{height} pixels")

@@ -21,14 +21,10 @@ from absl import logging
 
 from experiments.photographs.faces import DetectedFace, FindFaces, initialize_worker, write_overlay
 from landmarks import workers
-from mgmtn_jax.data.images import ImageError
+from mgmtn_jax.data.images import SUFFIXES, ImageError
 from mgmtn_jax.evaluation.metrics import THRESHOLD
 from mgmtn_jax.evaluation.predictor import Predictor
 
-# Includes formats that cannot be decoded: an error per file is better than a silent omission.
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
-)
 _PREDICTIONS, _OVERLAYS = "predictions.jsonl", "overlays"  # names in the output folder
 _MAX_PENDING = 64  # files read ahead of the network
 
@@ -129,7 +125,7 @@ def find_images(paths: Sequence[str], out_dir: Path | None = None) -> list[Path]
                 for folder, _, names in os.walk(path)
                 if not _holds_overlays(Path(folder), out_dir)
                 for name in names
-                if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+                if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
             )
         elif path.exists():
             files.append(path)

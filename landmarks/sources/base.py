@@ -12,8 +12,10 @@ from absl import logging
 from etils import epath
 from jaxtyping import Float32, Int8, Int64
 
-from landmarks.detector import Box
+from landmarks.plausibility import Box
 from mgmtn_jax.attributes import AttributeSet
+
+_LINES = 1 << 16
 
 Labels = Int8[np.ndarray, " attributes"]
 
@@ -27,12 +29,15 @@ class SourceFace(NamedTuple):
       image: Path of the image in the source, equal to the key unless an image has several faces.
       box: Left, top, right, bottom of the labelled face in pixels of the upright image, where pixel
         centers have integer coordinates; None if the source has no box.
+      landmarks: The 68 points, x then y, in pixels of the upright image, NaN if they are missing;
+        None if they are to be found in the image.
     """
 
     key: str
     labels: Labels | None
     image: str
     box: Box | None
+    landmarks: Float32[np.ndarray, "68 2"] | None = None
 
 
 class Reader(Protocol):
@@ -61,6 +66,7 @@ class Source:
       images: The image of each of the N faces; None if the keys name the images.
       boxes: Left, top, right, bottom of each face in pixels of its image, NaN where unknown; None
         if the source has no boxes.
+      landmarks: The 68 points of each face, NaN where unknown; None if they are to be found.
       made_from: Text or hash that determines the labels the reader provides, for `digest`.
     """
 
@@ -73,6 +79,7 @@ class Source:
     fallback_box: Box
     images: Sequence[str] | None = None
     boxes: Float32[np.ndarray, "faces 4"] | None = None
+    landmarks: Float32[np.ndarray, "faces 68 2"] | None = None
     made_from: str = ""
 
     def faces(self, indices: Int64[np.ndarray, " chosen"]) -> list[SourceFace]:
@@ -83,6 +90,7 @@ class Source:
                 labels=None if self.labels is None else self.labels[i],
                 image=self.keys[i] if self.images is None else self.images[i],
                 box=self._box(i),
+                landmarks=None if self.landmarks is None else self.landmarks[i],
             )
             for i in indices
         ]
@@ -96,16 +104,19 @@ class Source:
     def digest(self) -> str:
         """SHA-256 over everything except the image bytes; equal label files have equal digests."""
         digest = hashlib.sha256(self.attribute_set.to_json().encode())
-        digest.update("\n".join(self.keys).encode())
+        _update(digest, self.keys)
         digest.update(self.made_from.encode())
         if self.labels is not None:
-            digest.update(self.labels.tobytes())
+            digest.update(np.ascontiguousarray(self.labels).data)
         if self.images is not None:
-            digest.update("\n".join(self.images).encode())
+            _update(digest, self.images)
         if self.boxes is not None:
-            digest.update(self.boxes.tobytes())
+            digest.update(np.ascontiguousarray(self.boxes).data)
+        if self.landmarks is not None:
+            digest.update(np.ascontiguousarray(self.landmarks).data)
         for split, indices in self.splits.items():
-            digest.update(split.encode() + indices.tobytes())
+            digest.update(split.encode())
+            digest.update(np.ascontiguousarray(indices).data)
         return digest.hexdigest()
 
     def limited(self, limit: int) -> Source:
@@ -125,7 +136,16 @@ class Source:
             splits={split: indices for split, indices in splits.items() if len(indices)},
             images=None if self.images is None else [self.images[i] for i in chosen],
             boxes=None if self.boxes is None else self.boxes[chosen],
+            landmarks=None if self.landmarks is None else self.landmarks[chosen],
         )
+
+
+def _update(digest: hashlib._Hash, texts: Sequence[str]) -> None:
+    """Adds the lines of a text to a hash, a part at a time."""
+    for start in range(0, len(texts), _LINES):
+        digest.update("\n".join(texts[start : start + _LINES]).encode())
+        if start + _LINES < len(texts):
+            digest.update(b"\n")
 
 
 def existing_folder(data_dir: epath.Path | None, source: str) -> epath.Path:
@@ -149,9 +169,22 @@ def find(folder: epath.Path, source: str, *names: str) -> epath.Path:
     return there[0]
 
 
-def by_split(parts: Sequence[str]) -> dict[str, Int64[np.ndarray, " faces_of_split"]]:
-    """Split name -> positions, in the order train, validation, test, then others by name."""
+def by_code(
+    names: Sequence[str], codes: np.ndarray
+) -> dict[str, Int64[np.ndarray, " faces_of_split"]]:
+    """Split name -> positions, in the order train, validation, test, then others by name.
+
+    Args:
+      names: The names of the splits; those without a face are left out.
+      codes: For each face, the position of its split in `names`.
+    """
     usual = ["train", "validation", "test"]
-    names = sorted(set(parts), key=lambda name: (*(name != u for u in usual), name))
-    where = np.array(parts)
-    return {name: np.flatnonzero(where == name) for name in names}
+    places = {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
+    ordered = sorted(places, key=lambda name: (*(name != u for u in usual), name))
+    return {name: places[name] for name in ordered if len(places[name])}
+
+
+def by_split(parts: Sequence[str]) -> dict[str, Int64[np.ndarray, " faces_of_split"]]:
+    """`by_code`, of the name of each face's split."""
+    names, codes = np.unique(parts, return_inverse=True)
+    return by_code(names.tolist(), codes)

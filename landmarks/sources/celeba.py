@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from landmarks.detector import CELEBA_BOX
+from landmarks.detection import CELEBA_BOX
 from landmarks.sources.base import Reader, Source, by_split, existing_folder, find
 from landmarks.sources.label_files import (
     LabelError,
@@ -93,7 +93,7 @@ def _read_labels(path: epath.Path) -> tuple[AttributeSet, dict[str, int], np.nda
             problem = "expected the number of images, and the attribute names below it"
             raise LabelError(path, problem, line=1)
         count = first[0].lstrip("0")
-    attribute_set = attribute_set_of(path, line, names)
+    attribute_set = attribute_set_of(path, names, line=line)
     first_line: dict[str, int] = {}
     table = array("b")
     for number, row in rows:

@@ -7,7 +7,7 @@ import hashlib
 
 from etils import epath
 
-from landmarks.detector import CELEBA_BOX
+from landmarks.detection import CELEBA_BOX
 from landmarks.drawing.faces import face_jpeg, file_name, split_of
 from landmarks.sources.base import Labels, Source, SourceFace, by_split
 from mgmtn_jax.attributes import CELEBA

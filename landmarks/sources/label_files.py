@@ -66,19 +66,19 @@ def spaced_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
 
 def attribute_set_of(
     path: epath.Path,
-    line: int,
     names: Sequence[str],
     groups: Mapping[str, Sequence[str]] | None = None,
+    **header: object,
 ) -> AttributeSet:
-    """The attribute set of a header, checking that it names each attribute once."""
+    """The attribute set of a header, whose place is given, with each attribute named once."""
     seen = set()
     for name in names:
         if not name or name in seen:
             problem = "an attribute name is missing or repeats"
-            raise LabelError(path, problem, line=line, column=name or "''")
+            raise LabelError(path, problem, **header, column=name or "''")
         seen.add(name)
     if not names:
-        raise LabelError(path, "no attribute names", line=line)
+        raise LabelError(path, "no attribute names", **header)
     return AttributeSet.create(names, groups)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from landmarks.detector import LFW_BOX
+from landmarks.detection import LFW_BOX
 from landmarks.sources.base import Source, by_split, existing_folder, find
 from landmarks.sources.label_files import LabelError
 from landmarks.sources.matlab import MatFile

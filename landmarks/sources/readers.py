@@ -12,6 +12,7 @@ from typing import BinaryIO
 from etils import epath
 
 from landmarks.sources.base import Labels, SourceFace
+from mgmtn_jax.data.images import MAX_BYTES, ImageError, read_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class FileReader:
 
     def __call__(self, face: SourceFace) -> tuple[bytes, Labels]:
         assert face.labels is not None
-        return (epath.Path(self.folder) / face.image).read_bytes(), face.labels
+        return read_image(epath.Path(self.folder) / face.image), face.labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,10 @@ class ZipReader:
             if opened not in _open_files:
                 _open_files[opened] = _as_zip(epath.Path(self.path).open("rb"), self.path)
             try:
-                return _open_files[opened].read(member), face.labels
+                found = _open_files[opened].getinfo(member)
+                if found.file_size > MAX_BYTES:  # Of the unpacked file.
+                    raise ImageError(f"more than the {MAX_BYTES} bytes allowed")
+                return _open_files[opened].read(found), face.labels
             except Exception as error:  # A damaged member raises errors of any type.
                 problem = "not in the zip file" if isinstance(error, KeyError) else str(error)
                 raise ValueError(f"{member} in {os.path.basename(self.path)}: {problem}") from error

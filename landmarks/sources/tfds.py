@@ -16,7 +16,7 @@ from etils import epath
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
-from landmarks.detector import CELEBA_BOX
+from landmarks.detection import CELEBA_BOX
 from landmarks.sources.base import Labels, Source, SourceFace, by_split, existing_folder
 from landmarks.sources.label_files import LabelError, bytes_of
 from mgmtn_jax.attributes import CELEBA_ATTRIBUTES, AttributeSet

@@ -57,7 +57,7 @@ class Record(NamedTuple):
 
     Attributes:
       key: Name of the face, unique in its data set.
-      image: The JPEG or PNG bytes of the source.
+      image: The source's JPEG or PNG bytes, or a PNG of an image in another format.
       landmarks: The 68 points of the iBUG 300-W scheme.
       face_box: Left, top, right, bottom of the detection.
       landmark_source: `HOG`, `CNN`, `FALLBACK` or `GIVEN`.
