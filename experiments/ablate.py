@@ -29,7 +29,8 @@ from ml_collections import config_flags
 from experiments import cli
 from experiments.ablation.cells import CELLS, Run, check, claim, parse_seeds, plan
 from experiments.ablation.table import LabelledSplit, read_labels, summarize, write
-from mgmtn_jax.data import pipeline, schema
+from mgmtn_jax.data import pipeline
+from mgmtn_jax.data.data_sets import load_attribute_set
 from mgmtn_jax.data.storage import is_local
 from mgmtn_jax.runs.workdir import git_revision, run_metadata
 from mgmtn_jax.training import optimization
@@ -74,7 +75,7 @@ def ablate(
     if not is_local(out_dir):
         raise ValueError(f"--out={out_dir} is not local: runs and table need a local folder")
     out = Path(out_dir)
-    attribute_set = schema.load_attribute_set(config.data.dir)
+    attribute_set = load_attribute_set(config.data.dir, separate=config.data.separate)
     labels = read_labels(config.data.dir, split)
     num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
     num_steps = optimization.num_steps(config, num_examples)

@@ -29,7 +29,7 @@ from etils import epath
 
 from experiments import cli
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.data import pipeline, schema
+from mgmtn_jax.data import data_sets, pipeline
 from mgmtn_jax.evaluation import comparison, metrics, slices, thresholds
 from mgmtn_jax.evaluation.predictor import Predictions, Predictor, predict_split
 from mgmtn_jax.report import face_sheets, html_report
@@ -79,6 +79,8 @@ def evaluate(
     predictor = _restore(workdir, step, data_dir)
     other = None if against is None else _restore(against, None, data_dir)
     attribute_set = predictor.attribute_set
+    if other is not None and other.attribute_set.names != attribute_set.names:
+        raise ValueError(f"the network in {against} has other attributes, so nothing to compare")
     slices.check(slice_by, attribute_set)
     predict = functools.partial(
         _predict, data_dir=data_dir, batch_size=batch_size, num_threads=num_threads
@@ -132,15 +134,10 @@ def _check_arguments(
 
 
 def _restore(workdir: epath.PathLike, step: int | None, data_dir: epath.PathLike) -> Predictor:
-    """A network that predicts the attributes of the data set, in the order of its labels."""
+    """A network that predicts the attributes of the data set, and perhaps others."""
     predictor = Predictor.from_workdir(workdir, step)
-    attribute_set = schema.load_attribute_set(data_dir)
-    if attribute_set.names != predictor.attribute_set.names:
-        differing = set(attribute_set.names) ^ set(predictor.attribute_set.names)
-        raise ValueError(
-            f"the attributes of {data_dir} are not those of the network in {workdir}: "
-            f"{', '.join(sorted(differing)) or 'their order differs'}"
-        )
+    for folder in data_sets.folders(data_dir):
+        data_sets.label_columns(folder, predictor.attribute_set)
     return predictor
 
 
@@ -160,6 +157,7 @@ def _predict(
         batch_size=batch_size * jax.device_count(),
         image_size=predictor.config.data.image_size,
         num_threads=num_threads,
+        attribute_set=predictor.attribute_set,
     )
 
 

@@ -22,8 +22,10 @@ from etils import epath
 from ml_collections import config_flags
 
 from experiments import cli
-from mgmtn_jax.data import pipeline, schema
+from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.data import pipeline
 from mgmtn_jax.data.augmentation import Augmentation
+from mgmtn_jax.data.data_sets import load_attribute_set
 from mgmtn_jax.models.functional import State
 from mgmtn_jax.runs import distributed, partitioning
 from mgmtn_jax.runs.checkpoints import Checkpoints
@@ -67,7 +69,7 @@ def train_and_evaluate(
     trace = profiling.Trace(profile, workdir / "profile")
 
     # --- data set
-    attribute_set = schema.load_attribute_set(config.data.dir)
+    attribute_set = load_attribute_set(config.data.dir, separate=config.data.separate)
     num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
     num_steps = _num_steps(config, num_examples)
 
@@ -116,7 +118,7 @@ def train_and_evaluate(
 
     # --- loop
     writer = MetricWriter(workdir, start_step)
-    batches = _training_batches(config, start_step)
+    batches = _training_batches(config, attribute_set, start_step)
     steps_per_epoch = num_examples / config.data.batch_size
     evaluate_every = round(config.train.evaluate_every_epochs * steps_per_epoch) or num_steps
     peak_flops = profiling.peak_flops()
@@ -154,7 +156,7 @@ def train_and_evaluate(
                 if evaluating := done % evaluate_every == 0 or last:
                     jax.block_until_ready(state)  # Pending steps count as training, not evaluation.
                     with speed.paused():
-                        validated = validate(config, mesh, eval_step, state)
+                        validated = validate(config, attribute_set, mesh, eval_step, state)
                     is_best = checkpoints.is_best(validated.get("accuracy", math.nan))
                     writer.write(done, "validation", validated)
                     logging.info("validation: %s", _describe_validation(validated))
@@ -208,7 +210,10 @@ def _initial_state(program: Program) -> State:
     return state
 
 
-def _training_batches(config: ml_collections.ConfigDict, start_step: int) -> pipeline.Batches:
+def _training_batches(
+    config: ml_collections.ConfigDict, attribute_set: AttributeSet, start_step: int
+) -> pipeline.Batches:
+    weights = [float(weight) for weight in config.data.weights.split(",") if weight]
     return pipeline.training_batches(
         config.data.dir,
         split=config.data.train_split,
@@ -223,6 +228,8 @@ def _training_batches(config: ml_collections.ConfigDict, start_step: int) -> pip
         local_process_count=distributed.local_process_count(),
         on_corrupt=config.data.on_corrupt,
         cache=config.data.cache,
+        attribute_set=attribute_set,
+        weights=weights or None,
     )
 
 

@@ -235,7 +235,7 @@ def test_a_truncated_shard_is_refused_or_its_rest_is_skipped(tmp_path):
 def test_an_image_that_does_not_decode_is_named_and_can_be_skipped(tmp_path):
     folder = tmp_path / "bad"
     write_dataset(folder, 9, images={2: b"not an image", 3: b""})
-    with pytest.raises(ValueError, match="split 'train': record 2: neither"):
+    with pytest.raises(ValueError, match="split 'train': record 2: not an image"):
         evaluate(folder)
     batches = evaluate(folder, on_corrupt="skip")
     index = [i for batch in batches for i in batch["index"].tolist()]

@@ -23,7 +23,7 @@ def _validated(monkeypatch, labels, mask_iou):
     monkeypatch.setattr(validation, "predict_split", lambda *args, **kwargs: predictions)
     monkeypatch.setattr(pipeline, "evaluation_batches", lambda *args, **kwargs: None)
     state = {"params": {}, "batch_stats": {}}
-    return validation.validate(tiny_config(), None, lambda *args: None, state)
+    return validation.validate(tiny_config(), CELEBA, None, lambda *args: None, state)
 
 
 def test_undefined_validation_metrics_are_left_out(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from etils import epath
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from mgmtn_jax.data import pipeline, schema
+from mgmtn_jax.data import data_sets, pipeline, schema
 from mgmtn_jax.evaluation import comparison
 from mgmtn_jax.evaluation.formatting import format_number
 
@@ -68,8 +69,10 @@ def read_labels(data_dir: epath.PathLike, split: str) -> LabelledSplit:
     """Reads the keys and labels of a split.
 
     Raises:
-      ValueError: If no label is known.
+      ValueError: If no label is known, or `data_dir` names several data sets.
     """
+    if len(data_sets.folders(data_dir)) > 1:
+        raise ValueError(f"an ablation is judged on one data set, not on {os.fspath(data_dir)}")
     records = list(pipeline.read_records(data_dir, split))
     labels = np.array([record.labels for record in records])
     if not (labels != schema.UNKNOWN).any():

@@ -7,8 +7,10 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     config.data = data = ml_collections.ConfigDict()
-    data.dir = ""  # data set folder, written by landmarks.precompute
-    data.train_split = "train"
+    data.dir = ""  # data set folder, written by landmarks.precompute; several: DIR,DIR
+    data.separate = False  # keep attributes of the same name apart, as FOLDER/NAME
+    data.weights = ""  # relative frequency of each data set, such as 2,1; by default by size
+    data.train_split = "train"  # or a union: train+validation
     data.validation_split = "validation"
     data.batch_size = 64  # global: over all devices of all hosts
     data.image_size = 112  # side of the aligned crop in pixels

@@ -13,6 +13,7 @@ Threads do the work: reading, OpenCV and libjpeg release Python's global interpr
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -23,6 +24,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import alignment, schema
 from mgmtn_jax.data.augmentation import (
     NUM_MOVEMENT,
@@ -32,6 +34,7 @@ from mgmtn_jax.data.augmentation import (
     random_numbers,
 )
 from mgmtn_jax.data.cache import Storage, cached
+from mgmtn_jax.data.data_sets import FacesOfSeveral, having_split, open_faces, part_lengths
 from mgmtn_jax.data.faces import Faces, FaceSource, StoredFace
 from mgmtn_jax.data.schema import OnCorrupt
 
@@ -86,7 +89,9 @@ class Batches(Iterator[Batch]):
       num_threads: Number of threads; 0 computes each batch in `next`.
     """
 
-    def __init__(self, batches: grain.MapDataset[Batch], faces: Faces, num_threads: int) -> None:
+    def __init__(
+        self, batches: grain.MapDataset[Batch], faces: Faces | FacesOfSeveral, num_threads: int
+    ) -> None:
         self._faces = faces
         self.num_batches = len(batches)  # close to sys.maxsize for training
         # Each thread makes whole batches. Two extra slots keep threads from waiting for the batch
@@ -122,6 +127,8 @@ def training_batches(
     local_process_count: int = 1,
     on_corrupt: OnCorrupt = "raise",
     cache: Storage = "none",
+    attribute_set: AttributeSet | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Batches:
     """This process's part of an endless stream of shuffled, augmented global batches.
 
@@ -129,8 +136,8 @@ def training_batches(
     then fills up: no example is dropped or padded.
 
     Args:
-      data_dir: The data set folder.
-      split: Name of the split.
+      data_dir: The data set folder, or several separated by commas.
+      split: Name of the split, or names joined by `+`.
       batch_size: Global batch size, over all processes.
       image_size: Side of the crops in pixels.
       seed: Seed of order and augmentation, the same on every process.
@@ -142,6 +149,10 @@ def training_batches(
       local_process_count: Number of those processes on this host, which share its memory and disk.
       on_corrupt: Treatment of damaged records, see `Faces`.
       cache: Storage of decoded faces, see `cache.cached`. Pixels change by one gray level at most.
+      attribute_set: Attributes of the labels, if they are not those of the only data set. Labels
+        that a data set lacks are unknown.
+      weights: Relative frequency of each data set's examples. By default the data sets are shuffled
+        together, so that it follows from their sizes.
 
     Raises:
       FileNotFoundError: The folder or a shard is missing.
@@ -149,7 +160,10 @@ def training_batches(
       CorruptRecordError: A record is damaged; raised here or by `next`.
     """
     local_batch_size = _local_batch_size(batch_size, process_index, process_count)
-    faces = open_faces(data_dir, split, on_corrupt)
+    faces = open_faces(data_dir, split, on_corrupt, attribute_set)
+    order = shuffled(len(faces), seed)
+    if weights is not None:
+        order = mixed(part_lengths(data_dir, split), seed, weights)
     make = functools.partial(
         _training_batch,
         faces=cached(faces, cache, augmentation, image_size, local_process_count),
@@ -158,10 +172,9 @@ def training_batches(
         augmentation=augmentation,
     )
     batches = (
-        shuffled(len(faces), seed)
+        order
         # Without drop_remainder, Grain computes the infinite length in floating point.
-        .batch(local_batch_size, drop_remainder=True, batch_fn=list)
-        .map_with_index(make)
+        .batch(local_batch_size, drop_remainder=True, batch_fn=list).map_with_index(make)
     )
     first = start_step * process_count + process_index
     return Batches(batches[first::process_count], faces, num_threads)
@@ -177,6 +190,7 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
     on_corrupt: OnCorrupt = "raise",
+    attribute_set: AttributeSet | None = None,
 ) -> Batches:
     """This process's part of one pass over a split, in record order.
 
@@ -187,7 +201,7 @@ def evaluation_batches(
     Arguments and errors are those of `training_batches`.
     """
     local_batch_size = _local_batch_size(batch_size, process_index, process_count)
-    faces = open_faces(data_dir, split, on_corrupt)
+    faces = open_faces(data_dir, split, on_corrupt, attribute_set)
     padded = math.ceil(len(faces) / batch_size) * batch_size
     batches = (
         grain.MapDataset.range(padded)
@@ -198,17 +212,19 @@ def evaluation_batches(
 
 
 def num_examples(data_dir: epath.PathLike, split: str) -> int:
-    """The number of records in a split."""
-    return len(schema.open_split(data_dir, split))
+    """The number of records in a split, over all data sets."""
+    return sum(part_lengths(data_dir, split))
 
 
 def read_records(
     data_dir: epath.PathLike, split: str, indices: Iterable[int] | None = None
 ) -> Iterator[schema.Record]:
     """Reads records as stored, at the given positions of a split (default: all of them)."""
-    source = schema.open_split(data_dir, split)
-    for index in range(len(source)) if indices is None else indices:
-        yield schema.parse(source[index])
+    sources = [schema.open_split(folder, split) for folder in having_split(data_dir, split)]
+    first = np.cumsum([0, *map(len, sources)])
+    for index in range(int(first[-1])) if indices is None else indices:
+        part = int(np.searchsorted(first, index, "right")) - 1
+        yield schema.parse(sources[part][int(index - first[part])])
 
 
 def split_keys(
@@ -221,6 +237,24 @@ def split_keys(
 def shuffled(count: int, seed: int) -> grain.MapDataset[int]:
     """The record index at each place of the endless stream of epochs."""
     return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+
+
+def mixed(counts: Sequence[int], seed: int, weights: Sequence[float]) -> grain.MapDataset[int]:
+    """Like `shuffled`, with the records of several data sets at given relative frequencies.
+
+    Each data set has epochs of its own, and Grain spreads its examples evenly.
+    """
+    if len(weights) != len(counts) or min(weights, default=0) <= 0:
+        raise ValueError(
+            f"data.weights={','.join(map(str, weights))} must be {len(counts)} positive numbers, "
+            "one for each data set"
+        )
+    starts = np.cumsum([0, *counts]).tolist()
+    parts = [
+        grain.MapDataset.range(start, stop).seed(seed + part).shuffle().repeat()
+        for part, (start, stop) in enumerate(itertools.pairwise(starts))
+    ]
+    return grain.MapDataset.mix(parts, np.array(weights) / sum(weights))
 
 
 def _training_batch(
@@ -280,12 +314,6 @@ def _crops(
 
 def _stack(rows: Sequence[StoredFace], field: str) -> np.ndarray:
     return np.array([getattr(face, field) for face in rows])
-
-
-def open_faces(data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt) -> Faces:
-    """Opens the faces of a split. Errors are those of `schema.open_split`."""
-    source = schema.open_split(data_dir, split, on_corrupt)
-    return Faces(source, f"{data_dir} split {split!r}", on_corrupt)
 
 
 def _local_batch_size(batch_size: int, process_index: int, process_count: int) -> int:

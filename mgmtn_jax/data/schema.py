@@ -198,24 +198,45 @@ def shard_paths(data_dir: epath.PathLike, split: str) -> list[epath.Path]:
 def open_split(
     data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt = "raise"
 ) -> TFRecordSource:
-    """Opens a split with the number of records that `dataset_info.json` states.
+    """Opens a split, or a union of splits, with as many records as `dataset_info.json` states.
 
     Only the sizes of the shards are read, unless their sum differs from the stated one.
 
     Args:
       data_dir: The data set folder, local or a URL that epath supports.
-      split: Name of the split.
+      split: Name of the split, or names joined by `+`, whose records follow each other.
       on_corrupt: `raise` fails here if a shard is too short or too long. `skip` opens such a shard;
         reading one of its lost records raises. Of a shard with too many or too few records, the
         first ones keep their positions.
 
     Raises:
       FileNotFoundError: The folder or a shard is missing.
-      ValueError: The data set has no such split.
+      ValueError: The data set has no such split, or a union names a split twice.
       CorruptRecordError: A shard is too short or too long; the message says where it is damaged.
     """
     if on_corrupt not in get_args(OnCorrupt):
         raise ValueError(f"on_corrupt must be 'raise' or 'skip', not {on_corrupt!r}")
+    paths: list[epath.Path] = []
+    lengths: list[int] = []
+    for name in split_names(split):
+        found_paths, found_lengths = _open_split(data_dir, name, on_corrupt)
+        paths += found_paths
+        lengths += found_lengths
+    return TFRecordSource(paths, lengths)
+
+
+def split_names(split: str) -> list[str]:
+    """The names in a union of splits, `a+b`. Raises ValueError if one appears twice."""
+    names = [name.strip() for name in split.split("+")]
+    if len(set(names)) < len(names):
+        raise ValueError(f"split {split!r} names a split twice, and so each of its examples")
+    return names
+
+
+def _open_split(
+    data_dir: epath.PathLike, split: str, on_corrupt: OnCorrupt
+) -> tuple[list[epath.Path], list[int]]:
+    """The shards of one split and their lengths, checked as `open_split` says."""
     info = _split(data_dir, split)
     lengths = _shard_lengths(info)
     paths = _shard_paths(data_dir, split, len(lengths))
@@ -224,9 +245,9 @@ def open_split(
     else:
         with ThreadPoolExecutor(32) as pool:  # Each request waits for the network.
             sizes = list(pool.map(_shard_size, paths))
-    source = TFRecordSource(paths, lengths)
     found, stated = sum(sizes), int(info.get("numBytes", 0))
     if on_corrupt == "raise" and stated != found:
+        source = TFRecordSource(paths, lengths)
         source.verify()
         # Older folders state no size, and TFDS's writers count payloads without framing.
         if stated not in (0, found - FRAME_BYTES * len(source)):
@@ -236,7 +257,7 @@ def open_split(
                 found,
                 f"the shards end here, but dataset_info.json states {stated} bytes",
             )
-    return source
+    return paths, lengths
 
 
 def _splits(data_dir: epath.PathLike) -> dict[str, dict[str, Any]]:

@@ -57,6 +57,7 @@ def predict_split(
     image_size: int,
     num_threads: int,
     on_corrupt: OnCorrupt = "raise",
+    attribute_set: AttributeSet | None = None,
 ) -> Predictions:
     """Predicts every face of a split, with a progress bar on a terminal.
 
@@ -73,6 +74,7 @@ def predict_split(
       num_threads: Threads of this process that decode and align.
       on_corrupt: Treatment of damaged records, see `data.faces.Faces`. A skipped record has no
         row in the predictions.
+      attribute_set: The network's attributes, if they may differ from those of the data set.
 
     Raises:
       FileNotFoundError, ValueError: if the split does not exist or the batch size does not divide,
@@ -91,6 +93,7 @@ def predict_split(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         on_corrupt=on_corrupt,
+        attribute_set=attribute_set,
     )
     with contextlib.closing(batches):
         progress = tqdm.tqdm(batches, split, batches.num_batches, unit="batch", disable=None)

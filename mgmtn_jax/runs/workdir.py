@@ -22,6 +22,8 @@ MAY_DIFFER = ("data.dir", "data.num_threads", "mesh", "checkpoint", "train.log_e
 
 LATER_FIELDS: dict[str, Any] = {
     "data.cache": "none",
+    "data.separate": False,
+    "data.weights": "",
     "model.pretrained": "",
     "model.masks": "fcn",
     "model.mask_training": "stop_gradient",

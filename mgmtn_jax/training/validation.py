@@ -9,18 +9,24 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.evaluation import metrics
 from mgmtn_jax.evaluation.predictor import predict_split
 from mgmtn_jax.models.functional import State
 
 
 def validate(
-    config: ml_collections.ConfigDict, mesh: Mesh, eval_step: Callable, state: State
+    config: ml_collections.ConfigDict,
+    attribute_set: AttributeSet,
+    mesh: Mesh,
+    eval_step: Callable,
+    state: State,
 ) -> dict[str, float]:
     """Computes mean accuracy, balanced accuracy and mask IoU on the validation split.
 
     Args:
       config: The resolved config of the run.
+      attribute_set: The network's attributes.
       mesh: The run's mesh.
       eval_step: The jitted `prediction.make_eval_step`.
       state: The state after a step; its averaged weights are evaluated if it has any.
@@ -39,6 +45,7 @@ def validate(
         image_size=config.data.image_size,
         num_threads=config.data.num_threads,
         on_corrupt=config.data.on_corrupt,
+        attribute_set=attribute_set,
     )
     per_attribute = metrics.threshold_metrics(predictions.probabilities, predictions.labels)
     row = {}
