@@ -19,6 +19,11 @@ null for networks that predict no masks.
 
 A file that cannot be read is reported on stderr, the other files are still processed, and the exit
 code is 1. Folders are searched recursively; overlays that this command wrote earlier are skipped.
+
+An interrupted run goes on where it stopped when the same command is run again, and ends with the
+same bytes. Array jobs share the files, each with an output folder of its own, OUT/part-00003-of-00032:
+
+    python -m experiments.predict ... --shard_count=32 --shard_index=$SLURM_ARRAY_TASK_ID
 """
 
 from __future__ import annotations
@@ -30,7 +35,8 @@ from absl import flags
 
 from experiments import cli
 from experiments.photographs.faces import AlignedCrop, FaceFinder, FindFaces
-from experiments.photographs.prediction import executor, find_images, predict
+from experiments.photographs.files import find_images
+from experiments.photographs.prediction import executor, predict
 from mgmtn_jax.data.images import MAX_PIXELS
 from mgmtn_jax.evaluation.predictor import Predictor
 
@@ -59,13 +65,31 @@ _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", MAX_PIXELS, "Reject images with more pixels than this.", lower_bound=1
 )
 
+_TILTED = flags.DEFINE_bool(
+    "tilted",
+    False,
+    "Look again at 90, 180 and 270 degrees where no face is found, as in sideways scans.",
+)
+_SHARD_INDEX = flags.DEFINE_integer(
+    "shard_index", 0, "Index of this array job, from 0.", lower_bound=0
+)
+_SHARD_COUNT = flags.DEFINE_integer(
+    "shard_count", 1, "Number of array jobs that the files are dealt to.", lower_bound=1
+)
+
 _FILES_PER_WORKER = 16  # Starting a worker takes about as long as processing this many files.
 
 
 def main(*paths: str) -> None:
     out_dir = Path(_OUT.value)
-    files = find_images(paths, out_dir)
-    num_workers = min(_NUM_WORKERS.value, len(files) // _FILES_PER_WORKER)
+    part = _SHARD_INDEX.value, _SHARD_COUNT.value
+    if part[0] >= part[1]:
+        raise ValueError(f"--shard_index={part[0]} must be less than --shard_count={part[1]}")
+    files = find_images(paths, out_dir, part)
+    if part[1] > 1:
+        out_dir /= f"part-{part[0]:05d}-of-{part[1]:05d}"
+    total = sum(1 for _ in files)
+    num_workers = min(_NUM_WORKERS.value, total // _FILES_PER_WORKER)
     with executor(num_workers) as pool:  # Workers load dlib's models while the network is restored.
         predictor = Predictor.from_workdir(_WORKDIR.value, _STEP.value)
         if _ALIGNED.value and predictor.needs_landmarks:
@@ -76,9 +100,23 @@ def main(*paths: str) -> None:
         find_faces: FindFaces = (
             AlignedCrop(_MAX_PIXELS.value)
             if _ALIGNED.value
-            else FaceFinder(_UPSAMPLE.value, _MAX_PIXELS.value)
+            else FaceFinder(_UPSAMPLE.value, _MAX_PIXELS.value, _TILTED.value)
         )
-        predict(predictor, pool, files, find_faces, out_dir, batch_size=_BATCH_SIZE.value)
+        predict(
+            predictor,
+            pool,
+            files,
+            find_faces,
+            out_dir,
+            batch_size=_BATCH_SIZE.value,
+            total=total,
+            settings={
+                "network": predictor.digest(),
+                "inputs": [str(Path(path)) for path in paths],
+                "part": part,
+                "find_faces": repr(find_faces),
+            },
+        )
 
 
 if __name__ == "__main__":

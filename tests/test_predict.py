@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from PIL import Image
 
 import mgmtn_jax
 from experiments.benchmarks.predict import measure_prediction
+from experiments.photographs import prediction
 from experiments.photographs.faces import AlignedCrop, FaceFinder
-from experiments.photographs.prediction import executor, find_images, predict
+from experiments.photographs.files import find_images
+from experiments.photographs.prediction import executor, predict
 from landmarks.detection import LFW_BOX
 from landmarks.detector import Detector
 from landmarks.drawing.faces import draw_face
@@ -235,9 +239,132 @@ def test_overlays_in_another_output_folder_are_not_photographs(predictor, photos
         find_images(["overlays"], photos / "second")
     # A folder that only has the same name holds photographs, and a file that is named is read.
     save(photos / "holiday" / "overlays" / "ben.png", np.zeros((8, 8), np.uint8))
-    assert len(find_images([str(photos)], photos / "second")) == 2
+    assert len(list(find_images([str(photos)], photos / "second"))) == 2
     overlay = photos / "first" / "overlays" / "000000_ann.png"
-    assert find_images([str(overlay)], photos / "second") == [overlay]
+    assert list(find_images([str(overlay)], photos / "second")) == [overlay]
+
+
+def test_folders_are_walked_in_order_and_dealt_to_array_jobs(tmp_path):
+    names = ["a.jpg", "b/c.jpg", "b/d.png", "b.jpg", "e/.hidden.jpg", "e/f.txt", "z.jpg"]
+    for name in names:
+        save(tmp_path / name, np.zeros((8, 8), np.uint8)) if name[-3:] != "txt" else (
+            tmp_path / name
+        ).touch()
+    expected = [tmp_path / name for name in ("a.jpg", "b/c.jpg", "b/d.png", "b.jpg", "z.jpg")]
+    assert list(find_images([str(tmp_path)])) == sorted(expected)
+    paths = [str(tmp_path / "z.jpg"), str(tmp_path), str(tmp_path / "b")]
+    found = list(find_images(paths))  # Each once, at its first place.
+    assert found == [tmp_path / "z.jpg", *sorted(expected)[:-1]]
+    parts = [list(find_images(paths, part=(index, 3))) for index in range(3)]
+    assert sorted(itertools.chain(*parts)) == sorted(expected)
+    assert parts[1] == found[1::3]
+
+
+def read_all(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "_PART", 8)
+    monkeypatch.setattr(prediction, "_MAX_PENDING", 3)
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        save(tmp_path / "in" / f"{number:02d}.png", rng.integers(0, 256, (32, 32, 3), np.uint8))
+    (tmp_path / "in" / "11.png").write_bytes(b"")
+    files = find_images([str(tmp_path / "in")])
+    read = []
+
+    def run(out, stop_at=None, **settings):
+        def find(path, size):
+            read.append(path.name)
+            if len(read) == stop_at:
+                raise KeyboardInterrupt
+            return AlignedCrop(10_000)(path, size)
+
+        read.clear()
+        with executor(0) as pool:
+            predict(predictor, pool, files, find, out, batch_size=3, settings=settings)
+
+    with pytest.raises(ValueError, match="1 of 30 images could not be read"):
+        run(tmp_path / "whole")
+    whole = read_all(tmp_path / "whole")
+    assert ".progress.json" not in whole
+    for stop_at in (20, 9, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "stopped", stop_at)
+    with pytest.raises(ValueError, match="1 of 30 images could not be read"):
+        run(tmp_path / "stopped")
+    assert len(read) < 16  # The first 16 are done.
+    assert read_all(tmp_path / "stopped") == whole
+
+    # Other settings start anew; other files are an error.
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "other", 20)
+    with pytest.raises(ValueError, match="1 of 30"):
+        run(tmp_path / "other", network="another")
+    assert len(read) == 30
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "other", 20)
+    (tmp_path / "in" / "00.png").unlink()
+    with pytest.raises(ValueError, match=r"delete .progress.json in the output folder"):
+        run(tmp_path / "other")
+
+
+def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
+    workdir = write_workdir(tmp_path / "run", trunk="stub", name="global")
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        save(tmp_path / "in" / f"{number:03d}.bmp", image)
+    module = ["tests.helpers.with_stub", "experiments.predict", "--aligned", "--num_workers=1"]
+
+    def command(out):
+        return [*module, f"--workdir={workdir}", f"--out={out}", str(tmp_path / "in")]
+
+    env = commands.environment()
+    commands.run(command(tmp_path / "whole"), env)
+    log = (tmp_path / "log").open("w")
+    process = commands.fork(command(tmp_path / "killed"), env, log, log)
+    while not (tmp_path / "killed" / ".progress.json").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    resumed = commands.run(command(tmp_path / "killed"), env)
+    assert "files are done" in resumed.stderr
+    assert read_all(tmp_path / "killed") == read_all(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_tilted_photographs_are_looked_at_again(face, turns):
+    (upright,) = FaceFinder(0, 10**6).from_bytes(encoded(face), 64)
+    data = encoded(np.rot90(face, turns))
+    if turns:
+        assert FaceFinder(0, 10**6).from_bytes(data, 64) == []
+    (found,) = FaceFinder(0, 10**6, tilted=True).from_bytes(data, 64)
+    # The crop is upright whichever way the photograph lies.
+    assert np.abs(found.image.astype(int) - upright.image).mean() < 6
+    left, top, right, bottom = found.box
+    assert left < right
+    assert top < bottom
+    turned = np.rot90(np.indices(face.shape[:2]).transpose(1, 2, 0), turns)
+    inside = turned[round(top) : round(bottom) + 1, round(left) : round(right) + 1]
+    corners = [
+        inside[..., 1].min(),
+        inside[..., 0].min(),
+        inside[..., 1].max(),
+        inside[..., 0].max(),
+    ]
+    np.testing.assert_allclose(corners, upright.box, atol=3)
+
+
+def encoded(image):
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(file, "PNG")
+    return file.getvalue()
 
 
 def die(path, size):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import statistics
 import tempfile
 import time
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from experiments.photographs.faces import DetectedFace, FaceFinder
-from experiments.photographs.prediction import executor, find_images, predict
+from experiments.photographs.files import find_images
+from experiments.photographs.prediction import executor, predict
 from mgmtn_jax.data.images import MAX_PIXELS
 from mgmtn_jax.evaluation.predictor import Predictor
 
@@ -51,7 +53,7 @@ def measure_prediction(
     """
     size = predictor.config.data.image_size
     find = functools.partial(FaceFinder(0, MAX_PIXELS), size=size)
-    files = find_images(paths)[:limit]
+    files = list(itertools.islice(find_images(paths), limit))
     found = _find(map, find, files)  # loads dlib's models
     _run_network(predictor, found, batch_size)  # compiles the network
     seconds = []

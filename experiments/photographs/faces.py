@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from landmarks import workers
-from landmarks.detection import LFW_BOX
+from landmarks.detection import LFW_BOX, Detection
 from landmarks.detector import Detector
 from mgmtn_jax.data import alignment
 from mgmtn_jax.data.images import ImageError, decode_image, read_image
@@ -67,10 +67,12 @@ class FaceFinder:
     Attributes:
       upsample: Number of times to double the image size before detection.
       max_pixels: Largest accepted image, in pixels.
+      tilted: Look again at quarter turns of an image in which no face is found.
     """
 
     upsample: int
     max_pixels: int
+    tilted: bool = False
 
     def __call__(self, path: Path, size: int) -> list[DetectedFace]:
         return self.from_bytes(read_image(path), size, path)
@@ -85,7 +87,7 @@ class FaceFinder:
         """
         image = decode_image(data, self.max_pixels)
         faces = []
-        for number, found in enumerate(_detector(self.upsample).find_all(image)):
+        for number, found in enumerate(self._find_all(image)):
             matrix = alignment.align(found.landmarks, size)
             view = alignment.align(found.landmarks, _PICTURE_SIZE)
             faces.append(
@@ -99,6 +101,26 @@ class FaceFinder:
                 )
             )
         return faces
+
+    def _find_all(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Detection]:
+        find_all = _detector(self.upsample).find_all
+        detections = find_all(image)
+        for turns in (1, 3, 2) if self.tilted else ():
+            if not detections:
+                turned = find_all(np.ascontiguousarray(np.rot90(image, turns)))
+                detections = [_turned_back(found, turns, image) for found in turned]
+        return detections
+
+
+def _turned_back(found: Detection, turns: int, image: np.ndarray) -> Detection:
+    """A face found in `np.rot90(image, turns)`, in the pixels of the image itself."""
+    points = np.concatenate([found.landmarks, found.box.reshape(2, 2)])
+    for turn in reversed(range(turns)):
+        width = image.shape[1 - turn % 2]  # Before this turn.
+        points = np.stack([width - 1 - points[:, 1], points[:, 0]], axis=1)
+    corners = points[-2:]
+    box = np.concatenate([corners.min(0), corners.max(0)])
+    return found._replace(landmarks=points[:-2].astype(np.float32), box=box.astype(np.float32))
 
 
 @dataclasses.dataclass(frozen=True)

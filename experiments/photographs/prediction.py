@@ -9,36 +9,43 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tqdm
 from absl import logging
 
 from experiments.photographs.faces import DetectedFace, FindFaces, initialize_worker, write_overlay
+from experiments.photographs.files import OVERLAYS, PREDICTIONS, Progress
 from landmarks import workers
-from mgmtn_jax.data.images import SUFFIXES, ImageError
+from mgmtn_jax.data.images import ImageError
 from mgmtn_jax.evaluation.metrics import THRESHOLD
 from mgmtn_jax.evaluation.predictor import Predictor
 
-_PREDICTIONS, _OVERLAYS = "predictions.jsonl", "overlays"  # names in the output folder
 _MAX_PENDING = 64  # files read ahead of the network
+_PART = 256  # files after which progress is saved
 
 
 def predict(
     predictor: Predictor,
     pool: Executor,
-    files: Sequence[Path],
+    files: Iterable[Path],
     find_faces: FindFaces,
     out_dir: Path,
     *,
     batch_size: int,
+    total: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Predicts the faces of image files, and writes results as they become available.
+
+    An interrupted run goes on where it stopped, and its output is that of an undisturbed one, to
+    the byte: no batch of faces reaches beyond a part of `_PART` files, after which the progress is
+    saved.
 
     Args:
       predictor: The trained network.
@@ -47,103 +54,109 @@ def predict(
       find_faces: Function from a file to its faces.
       out_dir: Output folder; created if missing.
       batch_size: Number of faces per batch.
+      total: Number of files, for the progress bar.
+      settings: What else the predictions depend on. An interrupted run with other settings is
+        started anew.
 
     Raises:
-      ValueError: After all files, if any could not be read.
+      ValueError: After all files, if any could not be read; or if an interrupted run had other
+        files.
     """
-    size = predictor.config.data.image_size
-    (out_dir / _OVERLAYS).mkdir(parents=True, exist_ok=True)
-    num_faces, num_unread, num_faceless = 0, 0, 0
-    waiting: list[DetectedFace] = []
-    drawing: list[Future[None]] = []
+    (out_dir / OVERLAYS).mkdir(parents=True, exist_ok=True)
+    done = Progress.begin(out_dir, {**(settings or {}), "batch_size": batch_size})
+    remaining = iter(files)
+    names = done.skip(remaining)
+    path = out_dir / PREDICTIONS
     with (
-        (out_dir / _PREDICTIONS).open("w") as file,
-        tqdm.tqdm(total=len(files), desc="predict", unit=" images", disable=None) as bar,
+        path.open("r+b" if done.files else "wb") as file,
+        tqdm.tqdm(
+            total=total, initial=done.files, desc="predict", unit=" images", disable=None
+        ) as bar,
     ):
+        file.truncate(done.bytes)
+        file.seek(done.bytes)
+        work = functools.partial(find_faces, size=predictor.config.data.image_size)
+        writer = _Writer(predictor, pool, out_dir, file, bar, batch_size, done.faces)
 
-        def write(batch: Sequence[DetectedFace]) -> None:
-            nonlocal num_faces
-            masks, rows = _predict_batch(predictor, batch, num_faces)
-            for future in drawing:  # Raises if an overlay of the previous batch failed.
-                future.result()
-            drawing[:] = [
-                pool.submit(write_overlay, out_dir / row["overlay"], face.picture, masks[i])
-                for i, (face, row) in enumerate(zip(batch, rows, strict=True))
-                if masks is not None
-            ]
-            for line in map(json.dumps, rows):
-                file.write(f"{line}\n")
-                bar.write(line, sys.stdout)
-            num_faces += len(batch)
+        def save() -> None:
+            writer.flush()
+            file.flush()
+            os.fsync(file.fileno())
+            done.faces, done.bytes, done.names = writer.num_faces, file.tell(), names.digest()
+            done.save(out_dir)
 
-        for path, result in _in_order(pool, functools.partial(find_faces, size=size), files):
+        for name, result in _in_order(pool, work, remaining):
+            names.add(name)
+            done.files += 1
             try:
                 found = result()
             except (ImageError, OSError) as error:
-                num_unread += 1
-                bar.write(f"error: {path}: {error}", sys.stderr)
+                done.unread += 1
+                bar.write(f"error: {name}: {error}", sys.stderr)
             else:
-                num_faceless += not found
-                waiting += found
-            while len(waiting) >= batch_size:
-                write(waiting[:batch_size])
-                waiting = waiting[batch_size:]
+                done.faceless += not found
+                writer.add(found)
             bar.update()
-        if waiting:
-            write(waiting)
-        for future in drawing:
-            future.result()
+            if done.files % _PART == 0:
+                save()
+        save()
+    Progress.finish(out_dir)
     logging.info(
         "%d faces in %d images; no face in %d of the images",
-        num_faces,
-        len(files) - num_unread,
-        num_faceless,
+        done.faces,
+        done.files - done.unread,
+        done.faceless,
     )
-    if num_unread:
-        raise ValueError(f"{num_unread} of {len(files)} images could not be read")
+    if done.unread:
+        raise ValueError(f"{done.unread} of {done.files} images could not be read")
 
 
-def find_images(paths: Sequence[str], out_dir: Path | None = None) -> list[Path]:
-    """Lists the named files, and the images in and below the named folders in order of name.
+class _Writer:
+    """Predicts faces in batches, and writes one line and one overlay for each."""
 
-    Folders are searched without hidden files and without overlays written by `predict`, whichever
-    way the paths are spelled.
+    def __init__(
+        self,
+        predictor: Predictor,
+        pool: Executor,
+        out_dir: Path,
+        file: BinaryIO,
+        bar: tqdm.tqdm,
+        batch_size: int,
+        num_faces: int,
+    ) -> None:
+        self._predictor, self._pool, self._out_dir = predictor, pool, out_dir
+        self._file, self._bar = file, bar
+        self._batch_size, self.num_faces = batch_size, num_faces
+        self._waiting: list[DetectedFace] = []
+        self._drawing: list[Future[None]] = []
 
-    Args:
-      paths: Files and folders.
-      out_dir: Output folder of this run; it may not exist yet.
+    def add(self, faces: Sequence[DetectedFace]) -> None:
+        self._waiting += faces
+        while len(self._waiting) >= self._batch_size:
+            self._write(self._waiting[: self._batch_size])
+            self._waiting = self._waiting[self._batch_size :]
 
-    Raises:
-      FileNotFoundError: If a path does not exist.
-      ValueError: If there is no image.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            files += sorted(
-                Path(folder, name)
-                for folder, _, names in os.walk(path)
-                if not _holds_overlays(Path(folder), out_dir)
-                for name in names
-                if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-            )
-        elif path.exists():
-            files.append(path)
-        else:
-            raise FileNotFoundError(f"there is no file or folder {path}")
-    if not paths:
-        raise ValueError("no input: name image files or folders")
-    if not files:
-        raise ValueError(f"no image in {', '.join(paths)}, overlays of earlier runs aside")
-    return list(dict.fromkeys(files))
+    def flush(self) -> None:
+        """Writes the remaining faces and waits for the overlays."""
+        if self._waiting:
+            self._write(self._waiting)
+        self._waiting = []
+        for future in self._drawing:
+            future.result()
 
-
-def _holds_overlays(folder: Path, out_dir: Path | None) -> bool:
-    """True for the overlays of `out_dir` and for those of any earlier run's output folder."""
-    folder = folder.resolve()
-    if out_dir is not None and folder == (out_dir / _OVERLAYS).resolve():
-        return True
-    return folder.name == _OVERLAYS and (folder.parent / _PREDICTIONS).exists()
+    def _write(self, batch: Sequence[DetectedFace]) -> None:
+        masks, rows = _predict_batch(self._predictor, batch, self.num_faces)
+        for future in self._drawing:  # Raises if an overlay of the previous batch failed.
+            future.result()
+        self._drawing = [
+            self._pool.submit(write_overlay, self._out_dir / row["overlay"], face.picture, masks[i])
+            for i, (face, row) in enumerate(zip(batch, rows, strict=True))
+            if masks is not None
+        ]
+        for line in map(json.dumps, rows):
+            self._file.write(f"{line}\n".encode())
+            self._bar.write(line, sys.stdout)
+        self.num_faces += len(batch)
 
 
 @contextlib.contextmanager
@@ -177,7 +190,7 @@ def executor(num_workers: int) -> Iterator[Executor]:
 def _in_order(
     pool: Executor,
     work: Callable[[Path], list[DetectedFace]],
-    files: Sequence[Path],
+    files: Iterable[Path],
 ) -> Iterator[tuple[Path, Callable[[], list[DetectedFace]]]]:
     """Yields each file with a function that waits for its result.
 
@@ -214,7 +227,7 @@ def _predict_batch(
     rows = []
     for i, face in enumerate(batch):
         by_name = dict(zip(attribute_set.names, probabilities[i].tolist(), strict=True))
-        overlay = None if masks is None else f"{_OVERLAYS}/{first + i:06d}_{face.file.stem}.png"
+        overlay = None if masks is None else f"{OVERLAYS}/{first + i:06d}_{face.file.stem}.png"
         rows.append(
             {
                 "file": str(face.file),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -202,6 +203,14 @@ class Predictor:
         variables = load_model(workdir, step, abstract)
         network = functional.create(build)
         return cls(network, variables, config, attribute_set, step, metadata["revision"], mesh)
+
+    def digest(self) -> str:
+        """SHA-256 over the config and every array: equal for networks that predict the same."""
+        digest = hashlib.sha256(self.config.to_json(sort_keys=True).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(self.variables)):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+        return digest.hexdigest()
 
     @property
     def needs_landmarks(self) -> bool:
