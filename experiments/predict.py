@@ -21,7 +21,7 @@ A file that cannot be read is reported on stderr, the other files are still proc
 code is 1. Folders are searched recursively; overlays that this command wrote earlier are skipped.
 
 An interrupted run goes on where it stopped when the same command is run again, and ends with the
-same bytes. Array jobs share the files, each with an output folder of its own, OUT/part-00003-of-00032:
+same bytes. Array jobs share the files, each with an output folder OUT/part-00003-of-00032:
 
     python -m experiments.predict ... --shard_count=32 --shard_index=$SLURM_ARRAY_TASK_ID
 """

@@ -326,8 +326,8 @@ def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
 
     env = commands.environment()
     commands.run(command(tmp_path / "whole"), env)
-    log = (tmp_path / "log").open("w")
-    process = commands.fork(command(tmp_path / "killed"), env, log, log)
+    with (tmp_path / "log").open("w") as log:
+        process = commands.fork(command(tmp_path / "killed"), env, log, log)
     while not (tmp_path / "killed" / ".progress.json").exists():
         assert process.poll() is None
         time.sleep(0.001)
@@ -352,12 +352,8 @@ def test_tilted_photographs_are_looked_at_again(face, turns):
     assert top < bottom
     turned = np.rot90(np.indices(face.shape[:2]).transpose(1, 2, 0), turns)
     inside = turned[round(top) : round(bottom) + 1, round(left) : round(right) + 1]
-    corners = [
-        inside[..., 1].min(),
-        inside[..., 0].min(),
-        inside[..., 1].max(),
-        inside[..., 0].max(),
-    ]
+    rows, columns = inside[..., 0], inside[..., 1]
+    corners = [columns.min(), rows.min(), columns.max(), rows.max()]
     np.testing.assert_allclose(corners, upright.box, atol=3)
 
 
