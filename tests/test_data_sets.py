@@ -9,7 +9,7 @@ import pytest
 from experiments.evaluate import evaluate
 from experiments.train import train_and_evaluate
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.data import data_sets, pipeline, schema, tfrecord
+from mgmtn_jax.data import data_sets, order, pipeline, schema, tfrecord
 from mgmtn_jax.data.augmentation import NO_AUGMENTATION
 from mgmtn_jax.models import build
 from tests.helpers.dotted_faces import dotted_image, face_points
@@ -79,7 +79,7 @@ def test_what_a_data_set_does_not_label_is_unknown(both):
     assert pipeline.num_examples(both, "validation") == 8
 
 
-def order(both, hosts, weights=None, steps=20):
+def labels_in_order(both, hosts, weights=None, steps=20):
     union = data_sets.load_attribute_set(both)
     parts = []
     for host in range(hosts):
@@ -102,17 +102,17 @@ def order(both, hosts, weights=None, steps=20):
 
 @pytest.mark.parametrize("weights", [None, (3, 1)])
 def test_the_order_does_not_depend_on_the_hosts(both, weights):
-    alone = order(both, 1, weights)
+    alone = labels_in_order(both, 1, weights)
     for hosts in (2, 4, 8):
-        np.testing.assert_array_equal(order(both, hosts, weights), alone)
+        np.testing.assert_array_equal(labels_in_order(both, hosts, weights), alone)
     from_other = (alone[..., 3] >= 0).mean()
     assert from_other == pytest.approx(0.6 if weights is None else 0.25, abs=0.02)
 
 
 def test_an_epoch_has_every_face_of_every_data_set_once():
-    places = pipeline.shuffled(100, 0)
+    places = order.shuffled(100, 0)
     assert sorted(places[i] for i in range(100)) == list(range(100))
-    mixed = pipeline.mixed([40, 60], 0, [1, 1])
+    mixed = order.mixed([40, 60], 0, [1, 1])
     found = [mixed[i] for i in range(240)]
     assert sorted(i for i in found if i < 40) == sorted([*range(40)] * 3)
     assert set(range(40, 100)) <= set(found)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.data import pipeline, schema
+from mgmtn_jax.data import order, pipeline, schema
 from mgmtn_jax.data.augmentation import NO_AUGMENTATION
 from mgmtn_jax.data.tfrecord import write_tfrecord
 from tests.helpers.dotted_faces import face_points
@@ -50,7 +50,7 @@ def folder():
         yield Path(name)
 
 
-def order(folder, steps, start_step=0, hosts=1):
+def read_order(folder, steps, start_step=0, hosts=1):
     """The record numbers of global batches, read from the labels on each host."""
     parts = []
     for host in range(hosts):
@@ -94,7 +94,7 @@ def test_opening_is_fast_and_small(folder):
 
 
 def test_every_epoch_is_another_permutation(folder):
-    stream = pipeline.shuffled(COUNT, SEED)
+    stream = order.shuffled(COUNT, SEED)
     first, second = ([stream[epoch * COUNT + i] for i in range(COUNT)] for epoch in range(2))
     assert sorted(first) == sorted(second) == list(range(COUNT))
     assert first != second
@@ -102,25 +102,25 @@ def test_every_epoch_is_another_permutation(folder):
 
 def test_ten_thousand_shuffled_records_are_read_in_ten_seconds(folder):
     begin = time.perf_counter()
-    drawn = order(folder, 20)
+    drawn = read_order(folder, 20)
     assert time.perf_counter() - begin < 10
     assert len(drawn) == 20 * BATCH_SIZE
-    stream = pipeline.shuffled(COUNT, SEED)
+    stream = order.shuffled(COUNT, SEED)
     assert drawn == [stream[i] for i in range(len(drawn))]
 
 
 @pytest.mark.parametrize("start_step", [0, 100, COUNT // BATCH_SIZE - 1])
 def test_the_order_is_the_same_for_any_number_of_hosts(folder, start_step):
     """Starts at the beginning of an epoch, within it, and before its end."""
-    whole = order(folder, 3, start_step)
+    whole = read_order(folder, 3, start_step)
     for hosts in (2, 4, 8):
-        assert order(folder, 3, start_step, hosts) == whole
+        assert read_order(folder, 3, start_step, hosts) == whole
 
 
 def test_the_number_of_hosts_may_change_within_an_epoch(folder):
-    whole = order(folder, 10, start_step=201)
+    whole = read_order(folder, 10, start_step=201)
     pieces = [
-        order(folder, steps, start_step, hosts)
+        read_order(folder, steps, start_step, hosts)
         for start_step, steps, hosts in ((201, 3, 8), (204, 1, 1), (205, 4, 2), (209, 2, 4))
     ]
     assert list(itertools.chain(*pieces)) == whole

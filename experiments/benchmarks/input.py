@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from mgmtn_jax.data import pipeline, schema
+from mgmtn_jax.data import order, pipeline, schema
 from mgmtn_jax.data.augmentation import Augmentation
 from mgmtn_jax.data.cache import Storage
 from mgmtn_jax.data.images import decode_image
@@ -135,7 +135,7 @@ def _resizing_pipeline(setting: Setting) -> Iterator[Any]:
 
     threads = setting.num_threads
     return iter(
-        pipeline.shuffled(len(faces), 0)
+        order.shuffled(len(faces), 0)
         .batch(setting.batch_size, drop_remainder=True, batch_fn=list)
         .map(batch)
         .to_iter_dataset(grain.ReadOptions(threads, threads + 2))

@@ -6,7 +6,8 @@ from etils import epath
 
 from landmarks.detection import LFW_BOX
 from landmarks.sources.base import Source, by_code, existing_folder, find
-from landmarks.sources.own_faces import GROUPS, read_faces
+from landmarks.sources.groups import GROUPS
+from landmarks.sources.own_faces import read_faces
 from landmarks.sources.readers import FileReader
 from landmarks.sources.tables import csv_table
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from array import array
 from collections.abc import Mapping, Sequence
@@ -14,27 +12,21 @@ import pyarrow as pa
 import pyarrow.compute
 from absl import logging
 from etils import epath
-from jaxtyping import Float32, Int8, Int16, Int64
+from jaxtyping import Float32, Int8, Int16
 
 from landmarks.plausibility import Box
-from landmarks.sources.label_files import LabelError, attribute_set_of, text_of
+from landmarks.sources.groups import read_groups
+from landmarks.sources.label_files import LabelError, attribute_set_of
+from landmarks.sources.splits import Splits, deal, hashes_of, warn_of_shared_persons
 from landmarks.sources.tables import Strings, Table
-from mgmtn_jax.attributes import (
-    CELEBA_GROUPS,
-    DEFAULT_GROUP,
-    REGIONS,
-    AttributeSet,
-    did_you_mean,
-)
+from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data.schema import NO, UNKNOWN
 
 IMAGE, SPLIT, PERSON = "image", "split", "person"
 BOX_COLUMNS = ("left", "top", "right", "bottom")
-GROUPS = "groups.json"
 
 # Names allowed in TFDS's file names and split arithmetic, where `all` has a meaning of its own.
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_SHARES = (("train", 0.8), ("validation", 0.9), ("test", 1.0))  # Cumulative.
 # Names that pandas gives an index which it writes as a column.
 _INDEX_NAME = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
@@ -46,18 +38,6 @@ _WORDS: Mapping[str, int] = {
     **dict.fromkeys(("", "nan", "na", "n/a", "<na>", "none", "null"), _EMPTY),
 }
 _WHOLE = re.compile(r"([+-]?[01])([.,]0*)?", re.ASCII)
-
-
-class Splits(NamedTuple):
-    """The split of each of N faces.
-
-    Attributes:
-      names: The names of the splits.
-      codes: For each face, the position of its split in `names`.
-    """
-
-    names: tuple[str, ...]
-    codes: Int16[np.ndarray, " faces"]
 
 
 class OwnFaces(NamedTuple):
@@ -95,7 +75,7 @@ def read_faces(table: Table, groups: epath.Path, splits: Splits | None = None) -
     """
     columns = _columns(table)
     attribute_set = attribute_set_of(
-        table.path, columns.attributes, _read_groups(groups, columns.attributes), **table.header
+        table.path, columns.attributes, read_groups(groups, columns.attributes), **table.header
     )
     images: list[pa.Array] = []
     labels, boxes = bytearray(), array("f")
@@ -114,7 +94,7 @@ def read_faces(table: Table, groups: epath.Path, splits: Splits | None = None) -
             codes = _split_codes(table, row, batch[columns.places[SPLIT]], names)
             split_codes.frombytes(codes.tobytes())
         if PERSON in columns.places:
-            persons.frombytes(_hashes(batch[columns.places[PERSON]]).tobytes())
+            persons.frombytes(hashes_of(batch[columns.places[PERSON]]).tobytes())
         if columns.has_boxes:
             found = _boxes(table, row, batch, columns)
             faces.add(row, image.to_pylist(), found)
@@ -130,9 +110,9 @@ def read_faces(table: Table, groups: epath.Path, splits: Splits | None = None) -
     if SPLIT in columns.places:
         splits = Splits(tuple(names), np.frombuffer(split_codes, np.int16))
     if splits is None:
-        splits = _deal(table, strings, person_hashes)
+        splits = deal(table, strings, person_hashes)
     else:
-        _warn_of_shared_persons(person_hashes, splits.codes)
+        warn_of_shared_persons(person_hashes, splits.codes)
     return OwnFaces(
         attribute_set=attribute_set,
         images=strings,
@@ -301,96 +281,3 @@ def _box(table: Table, row: int, cells: Sequence[str]) -> Box | None:
     if bottom <= top:
         table.fail(row, f"{bottom:g} is not greater than top, {top:g}", "bottom")
     return left, top, right, bottom
-
-
-# --- Splits and persons
-
-
-def _hashes(column: pa.Array) -> Int64[np.ndarray, " rows"]:
-    """64 bits of each text, the same on every machine; 0 for an empty one."""
-    encoded = column.dictionary_encode()
-    hashes = [_hash(text) if text else 0 for text in encoded.dictionary.to_pylist()]
-    return np.array(hashes, np.int64)[encoded.indices.to_numpy()]
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
-
-
-def _deal(table: Table, images: Strings, persons: Int64[np.ndarray, " faces"]) -> Splits:
-    """Deals the faces into splits by person, else by folder, else by image.
-
-    A face's split is a function of its person, folder or image alone, so that it stays where it is
-    when the table grows.
-    """
-    if len(persons):
-        units, unit = persons, "person"
-        unnamed = np.flatnonzero(persons == 0)
-        units[unnamed] = [_hash(images[int(i)]) for i in unnamed]
-    else:
-        folders = {image.rpartition("/")[0] for image in images}
-        by_folder = len(folders) > 1
-        names = (image.rpartition("/")[0] if by_folder else image for image in images)
-        units = np.fromiter(map(_hash, names), np.int64, len(images))
-        unit = "folder" if by_folder else "image"
-    places = units.view(np.uint64) / 2.0**64
-    codes = np.searchsorted([share for _, share in _SHARES[:-1]], places, "right").astype(np.int16)
-    counts = np.bincount(codes, minlength=len(_SHARES))
-    logging.info(
-        "%s: no column split, so the faces are dealt out by %s: %s",
-        table.path,
-        unit,
-        ", ".join(f"{count} {name}" for (name, _), count in zip(_SHARES, counts, strict=True)),
-    )
-    return Splits(tuple(name for name, _ in _SHARES), codes)
-
-
-def _warn_of_shared_persons(
-    persons: Int64[np.ndarray, " faces"], codes: Int16[np.ndarray, " faces"]
-) -> None:
-    if not len(persons):
-        return
-    named = persons != 0
-    pairs = np.unique(np.stack([persons[named], codes[named]]), axis=1)
-    _, counts = np.unique(pairs[0], return_counts=True)
-    shared = int((counts > 1).sum())
-    if shared:
-        logging.warning(
-            "%d persons are in more than one split, so evaluation meets faces of people it has "
-            "been trained on",
-            shared,
-        )
-
-
-def _read_groups(path: epath.Path, names: Sequence[str]) -> dict[str, list[str]] | None:
-    """Group -> attributes, from the file or else from CelebA's groups; None without a file."""
-    if not path.exists():
-        return None
-    try:
-        # Objects as tuples of pairs, which keep a repeated name.
-        tree = json.loads(text_of(path), object_pairs_hook=tuple)
-    except json.JSONDecodeError as error:
-        raise LabelError(path, f"not JSON: {error.msg}", line=error.lineno) from error
-    except (ValueError, RecursionError) as error:  # 5,000 digits, or as many brackets.
-        raise LabelError(path, f"not JSON: {error}") from error
-    if not isinstance(tree, tuple):
-        raise LabelError(path, 'expected {"ATTRIBUTE": "GROUP", ...}')
-    group_of = {name: group for group, members in CELEBA_GROUPS.items() for name in members}
-    claimed = set()
-    for name, group in tree:
-        if name not in names:
-            problem = f"the table has no attribute {name!r}"
-            raise LabelError(path, problem + did_you_mean(name, names))
-        if name in claimed:
-            raise LabelError(path, f"{name!r} is listed twice")
-        if group not in REGIONS:
-            problem = f"{group!r} is not one of the groups {', '.join(REGIONS)}"
-            raise LabelError(
-                path, problem + did_you_mean(str(group), REGIONS), attribute=repr(name)
-            )
-        claimed.add(name)
-        group_of[name] = group
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(group_of.get(name, DEFAULT_GROUP), []).append(name)
-    return groups

@@ -18,8 +18,10 @@ from etils import epath
 from landmarks.detection import LFW_BOX
 from landmarks.sources.base import Labels, Source, SourceFace, by_code, existing_folder
 from landmarks.sources.csv import image_folder
-from landmarks.sources.own_faces import GROUPS, IMAGE, Splits, read_faces
+from landmarks.sources.groups import GROUPS
+from landmarks.sources.own_faces import IMAGE, read_faces
 from landmarks.sources.readers import FileReader
+from landmarks.sources.splits import Splits
 from landmarks.sources.tables import Table, parquet_file, parquet_table
 from mgmtn_jax.data.images import MAX_BYTES, ImageError
 

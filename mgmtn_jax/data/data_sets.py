@@ -98,7 +98,7 @@ def open_faces(
     split: str,
     on_corrupt: OnCorrupt,
     attribute_set: AttributeSet | None = None,
-) -> Faces | FacesOfSeveral:
+) -> AnyFaces:
     """Opens the faces of a split, in each of the data sets that have it.
 
     Args:
@@ -186,6 +186,9 @@ class FacesOfSeveral:
         labels[self._columns[part]] = face.labels
         position = int(self._first[part]) + face.position
         return face._replace(position=position, labels=labels, stored=(part, face))
+
+
+AnyFaces = Faces | FacesOfSeveral
 
 
 def _name(folder: str) -> str:

@@ -13,7 +13,6 @@ Threads do the work: reading, OpenCV and libjpeg release Python's global interpr
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -34,8 +33,9 @@ from mgmtn_jax.data.augmentation import (
     random_numbers,
 )
 from mgmtn_jax.data.cache import Storage, cached
-from mgmtn_jax.data.data_sets import FacesOfSeveral, having_split, open_faces, part_lengths
-from mgmtn_jax.data.faces import Faces, FaceSource, StoredFace
+from mgmtn_jax.data.data_sets import AnyFaces, having_split, open_faces, part_lengths
+from mgmtn_jax.data.faces import FaceSource, StoredFace
+from mgmtn_jax.data.order import mixed, shuffled
 from mgmtn_jax.data.schema import OnCorrupt
 
 # Each image is processed by one of our threads, with which OpenCV's own threads would compete.
@@ -89,9 +89,7 @@ class Batches(Iterator[Batch]):
       num_threads: Number of threads; 0 computes each batch in `next`.
     """
 
-    def __init__(
-        self, batches: grain.MapDataset[Batch], faces: Faces | FacesOfSeveral, num_threads: int
-    ) -> None:
+    def __init__(self, batches: grain.MapDataset[Batch], faces: AnyFaces, num_threads: int) -> None:
         self._faces = faces
         self.num_batches = len(batches)  # close to sys.maxsize for training
         # Each thread makes whole batches. Two extra slots keep threads from waiting for the batch
@@ -149,10 +147,8 @@ def training_batches(
       local_process_count: Number of those processes on this host, which share its memory and disk.
       on_corrupt: Treatment of damaged records, see `Faces`.
       cache: Storage of decoded faces, see `cache.cached`. Pixels change by one gray level at most.
-      attribute_set: Attributes of the labels, if they are not those of the only data set. Labels
-        that a data set lacks are unknown.
-      weights: Relative frequency of each data set's examples. By default the data sets are shuffled
-        together, so that it follows from their sizes.
+      attribute_set: Attributes of the labels; None for those of the only data set.
+      weights: Relative frequency of each data set's examples; by default that of its size.
 
     Raises:
       FileNotFoundError: The folder or a shard is missing.
@@ -161,9 +157,8 @@ def training_batches(
     """
     local_batch_size = _local_batch_size(batch_size, process_index, process_count)
     faces = open_faces(data_dir, split, on_corrupt, attribute_set)
-    order = shuffled(len(faces), seed)
-    if weights is not None:
-        order = mixed(part_lengths(data_dir, split), seed, weights)
+    lengths = part_lengths(data_dir, split)
+    order = shuffled(len(faces), seed) if weights is None else mixed(lengths, seed, weights)
     make = functools.partial(
         _training_batch,
         faces=cached(faces, cache, augmentation, image_size, local_process_count),
@@ -232,29 +227,6 @@ def split_keys(
 ) -> list[str]:
     """The keys of the records at the given positions of a split (default: all of them)."""
     return [record.key for record in read_records(data_dir, split, indices)]
-
-
-def shuffled(count: int, seed: int) -> grain.MapDataset[int]:
-    """The record index at each place of the endless stream of epochs."""
-    return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
-
-
-def mixed(counts: Sequence[int], seed: int, weights: Sequence[float]) -> grain.MapDataset[int]:
-    """Like `shuffled`, with the records of several data sets at given relative frequencies.
-
-    Each data set has epochs of its own, and Grain spreads its examples evenly.
-    """
-    if len(weights) != len(counts) or min(weights, default=0) <= 0:
-        raise ValueError(
-            f"data.weights={','.join(map(str, weights))} must be {len(counts)} positive numbers, "
-            "one for each data set"
-        )
-    starts = np.cumsum([0, *counts]).tolist()
-    parts = [
-        grain.MapDataset.range(start, stop).seed(seed + part).shuffle().repeat()
-        for part, (start, stop) in enumerate(itertools.pairwise(starts))
-    ]
-    return grain.MapDataset.mix(parts, np.array(weights) / sum(weights))
 
 
 def _training_batch(
