@@ -1,4 +1,6 @@
-"""Flags of XLA. Imports nothing: JAX reads the environment when it is imported."""
+"""Flags of XLA. Does not import JAX, which reads the environment when it is imported."""
+
+import importlib.metadata
 
 
 def flags(devices=1):
@@ -7,7 +9,8 @@ def flags(devices=1):
     Args:
       devices: Number of CPU devices that JAX shows.
     """
-    return (
-        f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 "
-        "--xla_cpu_use_fusion_emitters=false"
-    )
+    found = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+    if version < (0, 11):  # Newer ones end the process at this flag.
+        found += " --xla_cpu_use_fusion_emitters=false"
+    return found
