@@ -211,10 +211,11 @@ def _csv_rows(
 
 
 def _undecodable_line(path: epath.Path, encoding: str) -> int:
+    """The number of the line in which decoding fails."""
     line = 1
     decoder = codecs.getincrementaldecoder(encoding)()
     with path.open("rb") as file:
-        # One byte at a time near the end is not needed: lines are short.
+        # A newline's byte ends a line of UTF-8; of UTF-16 it may be half of another character.
         for block in file if encoding.startswith("utf-8") else iter(lambda: file.read(2), b""):
             try:
                 line += decoder.decode(block).count("\n")
