@@ -1,4 +1,4 @@
-"""What a Beam worker does with a shard; imported there by name, not pickled with the pipeline."""
+"""Shards on a Beam worker, which imports this module by name; a pickled pipeline would copy it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from landmarks.task import Task
 
 
 class _Prepared(NamedTuple):
-    """What a thread keeps between shards."""
+    """The source, the plan and the detector, which a thread keeps between shards."""
 
     task: Task
     source: Source

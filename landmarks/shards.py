@@ -255,7 +255,8 @@ def merge(
 
 def _count_shared(parts: Sequence[np.ndarray]) -> int:
     """The number of values that occur in more than one part."""
-    _, counts = np.unique(np.concatenate([np.unique(part) for part in parts]), return_counts=True)
+    distinct = [np.unique(part) for part in parts]
+    _, counts = np.unique(np.concatenate([*distinct, np.empty(0, np.uint64)]), return_counts=True)
     return int((counts > 1).sum())
 
 

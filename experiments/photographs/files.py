@@ -92,7 +92,7 @@ def find_images(
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come: what an interrupted one leaves, from which the next goes on.
+    """The progress of a run, which an interrupted one leaves and the next goes on from.
 
     Attributes:
       settings: Everything that the predictions depend on besides the images.

@@ -172,6 +172,11 @@ class FacesOfSeveral:
         return face if found is inner else self._outer(part, found), image
 
     @property
+    def lengths(self) -> list[int]:
+        """The number of faces in each source."""
+        return [len(part) for part in self._parts]
+
+    @property
     def corrupt(self) -> set[int]:
         """Positions of the damaged records found so far."""
         firsts = self._first[:-1].tolist()

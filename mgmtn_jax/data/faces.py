@@ -76,6 +76,11 @@ class Faces:
     def __len__(self) -> int:
         return len(self._source)
 
+    @property
+    def lengths(self) -> list[int]:
+        """The number of faces, of this one data set."""
+        return [len(self)]
+
     def __getitem__(self, index: int) -> StoredFace:
         for _ in range(len(self)):
             try:

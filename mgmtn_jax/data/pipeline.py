@@ -157,8 +157,9 @@ def training_batches(
     """
     local_batch_size = _local_batch_size(batch_size, process_index, process_count)
     faces = open_faces(data_dir, split, on_corrupt, attribute_set)
-    lengths = part_lengths(data_dir, split)
-    order = shuffled(len(faces), seed) if weights is None else mixed(lengths, seed, weights)
+    order = shuffled(len(faces), seed)
+    if weights is not None:
+        order = mixed(faces.lengths, seed, weights)
     make = functools.partial(
         _training_batch,
         faces=cached(faces, cache, augmentation, image_size, local_process_count),
