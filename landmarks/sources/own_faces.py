@@ -32,6 +32,7 @@ _INDEX_NAME = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _MAX_COORDINATE = 1e6  # Pixels; beyond any image, and float32 is still exact to a tenth of a pixel.
 _EMPTY = -2
+_ROWS = 1 << 16
 _WORDS: Mapping[str, int] = {
     **dict.fromkeys(("true", "yes"), 1),
     **dict.fromkeys(("false", "no"), 0),
@@ -194,14 +195,19 @@ def _by_convention(
 ) -> Int8[np.ndarray, "faces attributes"]:
     """Converts the values of either convention to `YES`, `NO` and `UNKNOWN`."""
     values = values.reshape(-1, num_attributes)
-    if (values == 0).any():
+    # In parts: a mask of all cells would take as much memory as the labels.
+    parts = [values[start : start + _ROWS] for start in range(0, len(values), _ROWS)]
+    has_zeros = any((part == 0).any() for part in parts)
+    if has_zeros:
         logging.info("%s: labels are 1 positive, 0 negative, -1 or empty unknown", table.path)
     else:
         logging.info(
             "%s: contains no 0, so labels are 1 positive, -1 negative, empty unknown", table.path
         )
-        values[values == -1] = NO
-    values[values == _EMPTY] = UNKNOWN
+    for part in parts:
+        if not has_zeros:
+            part[part == -1] = NO
+        part[part == _EMPTY] = UNKNOWN
     return values
 
 
@@ -225,8 +231,8 @@ def _split_codes(
 
 def _check_unique(table: Table, images: Strings) -> None:
     hashes = np.fromiter(map(hash, images), np.int64, len(images))
-    hashes_in_order = np.sort(hashes)
-    if not (hashes_in_order[1:] == hashes_in_order[:-1]).any():
+    hashes.sort()
+    if not (hashes[1:] == hashes[:-1]).any():
         return
     rows: dict[str, int] = {}
     for row, image in enumerate(images):
