@@ -242,7 +242,9 @@ def merge(
         pixels.setdefault(shard.split, []).append(hashes)
     leaks = _count_shared([np.concatenate(hashes) for hashes in pixels.values()])
     if leaks:
-        logging.warning("%d images are in more than one split, so evaluation has seen them", leaks)
+        logging.warning(
+            "images in more than one split: %d, so evaluation meets training images", leaks
+        )
     total = {name: sum(counts[name] for counts in splits.values()) for name in COUNTS}
     summary = {"total": total, "splits": splits, LEAKS: leaks, "settings": dict(settings)}
     folder = epath.Path(out_dir)

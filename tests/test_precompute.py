@@ -199,7 +199,7 @@ def test_an_image_in_two_splits_is_counted_and_warned_of(table, tmp_path):
     files = {"a.jpg": first, "b.jpg": second, "c.jpg": third, "a again.jpg": first}
     write_table(table, files | {"b again.png": as_png.getvalue()})
     log = precompute(tmp_path / "out", f"--data_dir={table}", "--source=csv")
-    assert "1 images are in more than one split" in log
+    assert "images in more than one split: 1" in log
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["leaks"] == 1
     assert json.loads((uninterrupted() / "summary.json").read_text())["leaks"] == 0
 

@@ -192,7 +192,7 @@ def test_a_person_in_two_splits_is_a_warning(tmp_path, caplog):
     rows = "image,Person,split,Male\na,Ann,train,1\nb,Ann,test,1\nc,Bob,test,0\nd,,train,0\n"
     (tmp_path / "attributes.csv").write_text(rows)
     read("csv", tmp_path)
-    assert "1 persons are in more than one split" in caplog.text
+    assert "persons in more than one split: 1" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def warn_of_shared_persons(
     shared = int((counts > 1).sum())
     if shared:
         logging.warning(
-            "%d persons are in more than one split, so evaluation meets faces of people it has "
+            "persons in more than one split: %d, so the network is evaluated on people it has "
             "been trained on",
             shared,
         )
