@@ -3,10 +3,13 @@
     python -m experiments.ablate --config=experiments/configs/lfwa_small.py --out=runs/ablation \\
         --config.data.dir=data/lfwa --seeds=1,global:3,+AML+G2FF:3
 
+With --folds=5 every face is tested, by a network that was trained without its person.
+
 Every cell and seed runs `experiments.train` and `experiments.evaluate` in a folder of its own,
-OUT/CELL/seed-N. Each command is a separate process, so that device memory is released and a crash
-costs one cell. OUT/ablation.md, .csv and .svg are rewritten after each cell. Run the same command
-again to resume an interrupted ablation. docs/experiments.md explains the table.
+OUT/CELL/seed-N or OUT/CELL/fold-KofN-seed-N. Each command is a separate process, so that device
+memory is released and a crash costs one cell. OUT/ablation.md, .csv and .svg are rewritten after
+each cell. Run the same command again to resume an interrupted ablation. docs/experiments.md
+explains the table.
 """
 
 from __future__ import annotations
@@ -27,8 +30,18 @@ from etils import epath
 from ml_collections import config_flags
 
 from experiments import cli
-from experiments.ablation.cells import CELLS, Run, check, claim, parse_seeds, plan
-from experiments.ablation.table import LabelledSplit, read_labels, summarize, write
+from experiments.ablation.cells import (
+    CELLS,
+    Run,
+    changed_config,
+    check,
+    claim,
+    finished,
+    parse_seeds,
+    plan,
+)
+from experiments.ablation.rendering import write
+from experiments.ablation.table import LabelledSplit, read_labels, summarize
 from mgmtn_jax.data import pipeline
 from mgmtn_jax.data.data_sets import load_attribute_set
 from mgmtn_jax.data.storage import is_local
@@ -42,12 +55,29 @@ _OUT = flags.DEFINE_string("out", None, "Local output folder for the runs and th
 _CELLS = flags.DEFINE_list(
     "cells",
     list(CELLS),
-    "Cells to train; the others are compared with the first.",
+    "Cells to train; the others are compared with the first. FIELD=VALUE is a cell as well, such "
+    "as model.fusion=add, and FIELD=VALUE;FIELD=VALUE changes two fields.",
 )
 _SEEDS = flags.DEFINE_list(
-    "seeds", ["3"], "Number of seeds per cell, then exceptions: --seeds=1,global:3,+AML+G2FF:3."
+    "seeds",
+    None,
+    "Number of seeds per cell, then exceptions: --seeds=1,global:3,+AML+G2FF:3. By default 3, and "
+    "with --folds 1, which is one training for each fold.",
 )
-_SPLIT = flags.DEFINE_string("split", "validation", "Split to evaluate.")
+_SPLIT = flags.DEFINE_string(
+    "split",
+    None,
+    "Split to evaluate, by default validation. With --folds the split that is dealt, by default "
+    "the config's training and validation splits together.",
+)
+_FOLDS = flags.DEFINE_integer(
+    "folds",
+    0,
+    "Number of folds, at least 2: the faces of --split are dealt into folds by person, each cell "
+    "is trained once for each fold on the faces of the others, and the table is over all faces. 0 "
+    "trains on the config's own split.",
+    lower_bound=0,
+)
 
 
 def ablate(
@@ -56,6 +86,7 @@ def ablate(
     out_dir: epath.PathLike,
     seeds: Mapping[str, int],
     split: str,
+    num_folds: int = 0,
 ) -> None:
     """Trains and evaluates all unfinished runs, and writes the table after each.
 
@@ -65,7 +96,8 @@ def ablate(
       out_dir: Local output folder.
       seeds: Cell -> number of seeds, starting at `config.train.seed`. The first cell is the
         baseline.
-      split: Split to evaluate.
+      split: Split to evaluate, or to deal into folds.
+      num_folds: Number of folds for cross-validation; 0 trains on the config's own split.
 
     Raises:
       ValueError, OSError: Before any training, if a cell's config, the data or the folder is
@@ -77,27 +109,28 @@ def ablate(
     out = Path(out_dir)
     attribute_set = load_attribute_set(config.data.dir, separate=config.data.separate)
     labels = read_labels(config.data.dir, split)
-    num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
-    num_steps = optimization.num_steps(config, num_examples)
     check(config, attribute_set, seeds)
+    runs = plan(out, seeds, config.train.seed, split, num_folds)
+    for run in runs[: num_folds or 1]:  # Refuses a split that cannot be dealt.
+        pipeline.num_examples(config.data.dir, run.split)
+    num_examples = pipeline.num_examples(config.data.dir, config.data.train_split)
 
     with _locked(out):
         claim(out, run_metadata(config, attribute_set, num_examples))
-        runs = plan(out, seeds, config.train.seed)
         failed = []
         for number, run in enumerate(runs, 1):
-            name = f"cell {number} of {len(runs)}: {run.cell}, seed {run.seed}"
-            if (run.workdir / split).exists():
+            name = f"cell {number} of {len(runs)}: {run.cell}, {run.workdir.name}"
+            if run.evaluation.exists():
                 logging.info("%s is finished", name)
                 continue
             logging.info(name)
-            if not _train_and_evaluate(run, config_arguments, config.data.dir, split, num_steps):
+            if not _train_and_evaluate(run, config_arguments, config):
                 logging.error("%s failed; see its log above", name)
                 failed.append(run)
                 continue
-            _write_table(out, runs, labels, split)
+            _write_table(out, runs, labels)
         # Needed even if nothing was left to train: the cells or the split may be others.
-        _write_table(out, runs, labels, split)
+        _write_table(out, runs, labels)
     if failed:
         folders = ", ".join(str(run.workdir) for run in failed)
         raise ChildProcessError(
@@ -107,32 +140,41 @@ def ablate(
 
 
 def _train_and_evaluate(
-    run: Run, config_arguments: Sequence[str], data_dir: str, split: str, num_steps: int
+    run: Run, config_arguments: Sequence[str], config: ml_collections.ConfigDict
 ) -> bool:
-    """Runs both commands of a run; on success the folder RUN/SPLIT exists and is complete.
+    """Runs both commands of a run; on success the folder `run.evaluation` exists and is complete.
 
     Returns:
       True if both commands succeeded.
     """
-    partial = run.workdir / f"{split}.partial"
+    partial = run.workdir / f"{run.split}.partial"
+    overrides = run.overrides
     train = [
         "experiments.train",
         *config_arguments,
-        *(f"--config.{field}={value}" for field, value in run.overrides.items()),
+        *(f"--config.{field}={value}" for field, value in overrides.items()),
         f"--workdir={run.workdir}",
     ]
     evaluate = [
         "experiments.evaluate",
         f"--workdir={run.workdir}",
-        f"--step={num_steps}",  # fails if the training stopped early
-        f"--data_dir={data_dir}",
-        f"--split={split}",
+        f"--step={_num_steps(run, config)}",  # fails if the training stopped early
+        f"--data_dir={config.data.dir}",
+        f"--split={run.split}",
         f"--out={partial}",
     ]
     if _call(train) or _call(evaluate):
         return False
-    partial.rename(run.workdir / split)
+    partial.rename(run.evaluation)
     return True
+
+
+def _num_steps(run: Run, config: ml_collections.ConfigDict) -> int:
+    """The number of steps of a run, whose cell may change it."""
+    changed = changed_config(config, run.overrides)
+    return optimization.num_steps(
+        changed, pipeline.num_examples(changed.data.dir, changed.data.train_split)
+    )
 
 
 def _call(arguments: Sequence[str]) -> int:
@@ -153,22 +195,23 @@ def _call(arguments: Sequence[str]) -> int:
         raise
 
 
-def _write_table(out: Path, runs: Sequence[Run], labels: LabelledSplit, split: str) -> None:
+def _write_table(out: Path, runs: Sequence[Run], labels: LabelledSplit) -> None:
     """Writes the table of all finished runs, if the baseline is among them."""
-    finished: dict[str, list[Path]] = {cell: [] for cell in dict.fromkeys(r.cell for r in runs)}
-    for run in runs:
-        if (run.workdir / split).exists():
-            finished[run.cell].append(run.workdir / split)
-    if not finished[runs[0].cell]:
+    evaluated, splits = finished(runs)
+    if runs[0].cell not in evaluated:
         return
+    table = summarize(evaluated, labels)
     write(
         out,
-        summarize({k: v for k, v in finished.items() if v}, labels),
-        title=f"Ablation on {split}, {len(labels.keys)} faces",
+        table.rows,
+        title=(
+            f"Ablation on {' and '.join(splits)}: {table.num_faces} faces of "
+            f"{table.num_persons} persons"
+        ),
         provenance={
             "Command": f"`{shlex.join(['python', '-m', 'experiments.ablate', *sys.argv[1:]])}`",
             "Code": git_revision(),
-            "Finished": f"{sum(map(len, finished.values()))} of {len(runs)} runs",
+            "Finished": f"{sum(run.evaluation.exists() for run in runs)} of {len(runs)} runs",
         },
     )
     logging.info("table: %s", out / "ablation.md")
@@ -189,6 +232,11 @@ def _locked(out: Path) -> Iterator[None]:
         yield
 
 
+def _default_split() -> str:
+    data = _CONFIG.value.data
+    return f"{data.train_split}+{data.validation_split}" if _FOLDS.value else "validation"
+
+
 def _main() -> None:
     flag = flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag)
@@ -201,8 +249,9 @@ def _main() -> None:
                 *(f"--config.{field}={value}" for field, value in overrides.items()),
             ],
             _OUT.value,
-            parse_seeds(_CELLS.value, _SEEDS.value),
-            _SPLIT.value,
+            parse_seeds(_CELLS.value, _SEEDS.value or ["1" if _FOLDS.value else "3"]),
+            _SPLIT.value or _default_split(),
+            _FOLDS.value,
         )
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again to resume")

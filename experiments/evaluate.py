@@ -94,7 +94,8 @@ def evaluate(
         tuned_on = predict(predictor, tune_on)
         summary["tuned"] = _tuned_metrics(predictions, tuned_on, tune_on, attribute_set)
     if other is not None:
-        compared = _comparison(predictions, predict(other, split), attribute_set.names)
+        persons = data_sets.split_persons(data_dir, split, predictions.index)
+        compared = _comparison(predictions, predict(other, split), attribute_set.names, persons)
         summary["against"] = {"workdir": str(against), "step": other.step, **compared}
     _log_accuracy(summary, split)
 
@@ -175,11 +176,14 @@ def _tuned_metrics(
     }
 
 
-def _comparison(this: Predictions, other: Predictions, names: Sequence[str]) -> dict[str, Any]:
+def _comparison(
+    this: Predictions, other: Predictions, names: Sequence[str], persons: np.ndarray
+) -> dict[str, Any]:
     """Accuracies of both networks and their differences in points, largest difference first."""
     difference = comparison.paired_bootstrap(
         comparison.correctness(other.probabilities, other.labels),
         comparison.correctness(this.probabilities, this.labels),
+        persons=persons,
     )
     ours, theirs = (
         metrics.attribute_metrics(predictions.probabilities, predictions.labels)["accuracy"]
@@ -190,6 +194,7 @@ def _comparison(this: Predictions, other: Predictions, names: Sequence[str]) -> 
     return {
         "mean_accuracy": float(np.nanmean(theirs)),
         "difference": difference._asdict(),
+        "num_persons": len(np.unique(persons)),
         "per_attribute": {
             names[a]: {
                 "this": float(ours[a]),

@@ -129,6 +129,7 @@ def make_record(
         face_box=found.box,
         landmark_source=found.landmark_source,
         labels=np.asarray(labels, np.int64),
+        person=face.person,
     )
     return MadeRecord(record, found.implausible, _hash(image))
 
@@ -262,12 +263,18 @@ def _count_shared(parts: Sequence[np.ndarray]) -> int:
     return int((counts > 1).sum())
 
 
-def finish(out_dir: epath.PathLike, shards: Sequence[Shard], attribute_set: AttributeSet) -> None:
+def finish(
+    out_dir: epath.PathLike,
+    shards: Sequence[Shard],
+    attribute_set: AttributeSet,
+    *,
+    persons: bool = False,
+) -> None:
     """Turns a folder of finished shards into a data set by writing its metadata."""
     lengths: dict[str, list[int]] = {}
     for shard, sidecar in zip(shards, _sidecars(out_dir, shards), strict=True):
         lengths.setdefault(shard.split, []).append(sidecar["counts"]["records"])
-    schema.write_metadata(out_dir, attribute_set, lengths)
+    schema.write_metadata(out_dir, attribute_set, lengths, persons=persons)
 
 
 def _sidecars(out_dir: epath.PathLike, shards: Sequence[Shard]) -> Iterator[dict[str, Any]]:

@@ -178,5 +178,5 @@ def _finish(task: Task, source: Source, plan: Sequence[Shard], settings: dict[st
             f"{total['rejected']} images ({fraction:.2%}) are unreadable, more than "
             f"--max_rejected={_MAX_REJECTED.value}: see {task.out_dir}/{shards.REJECTED}"
         )
-    shards.finish(task.out_dir, plan, source.attribute_set)
+    shards.finish(task.out_dir, plan, source.attribute_set, persons=source.persons is not None)
     logging.info("wrote %d faces to %s", total["records"], task.out_dir)

@@ -1,4 +1,4 @@
-"""The cells of an ablation: their config overrides, and the runs (cell and seed) to train."""
+"""The cells of an ablation: their config overrides, and the runs (cell, seed and fold) to train."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
+from flax import traverse_util
 
 from mgmtn_jax.attributes import AttributeSet, did_you_mean
 from mgmtn_jax.data.storage import atomic_file
@@ -31,29 +32,61 @@ Cells that train no masks use `stop_gradient`, because two-stage training needs 
 
 
 class Run(NamedTuple):
-    """One cell trained with one seed.
+    """One cell trained once.
 
     Attributes:
-      cell: Name in `CELLS`.
+      cell: Name in `CELLS`, or FIELD=VALUE for another choice.
+      repetition: Number of the training among those of the cell and fold, from 0.
       seed: Seed of the training.
       workdir: Working directory of the training.
+      split: Split to evaluate; one of the folds in cross-validation.
+      train_split: Split to train on; None for the config's.
     """
 
     cell: str
+    repetition: int
     seed: int
     workdir: Path
+    split: str
+    train_split: str | None
 
     @property
     def overrides(self) -> dict[str, str | int]:
         """Config field -> value, where it differs from the full network."""
-        return {**CELLS[self.cell], "train.seed": self.seed}
+        overrides: dict[str, str | int] = {**cell_fields(self.cell), "train.seed": self.seed}
+        if self.train_split is not None:
+            overrides["data.train_split"] = self.train_split
+            overrides["data.validation_split"] = self.split
+        return overrides
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of the finished evaluation."""
+        return self.workdir / self.split
+
+
+def cell_fields(cell: str) -> dict[str, str]:
+    """Config field -> value of a cell: those of `CELLS`, or of FIELD=VALUE joined by semicolons.
+
+    Raises:
+      ValueError: If there is no such cell.
+    """
+    if cell in CELLS:
+        return CELLS[cell]
+    fields = dict(part.partition("=")[::2] for part in cell.split(";"))
+    if "=" not in cell or not all(fields):
+        raise ValueError(
+            f"there is no cell {cell!r} among {', '.join(CELLS)}{did_you_mean(cell, CELLS)}; for "
+            "another choice, write FIELD=VALUE, such as model.fusion=add"
+        )
+    return fields
 
 
 def parse_seeds(cells: Sequence[str], seeds: Sequence[str]) -> dict[str, int]:
     """Parses the --seeds flag.
 
     Args:
-      cells: Names in `CELLS`.
+      cells: Names of cells.
       seeds: A number for all cells, and CELL:NUMBER for exceptions.
 
     Returns:
@@ -67,10 +100,8 @@ def parse_seeds(cells: Sequence[str], seeds: Sequence[str]) -> dict[str, int]:
         cell, _, count = item.rpartition(":")
         counts[cell] = count
     for cell in [*cells, *counts]:
-        if cell and cell not in CELLS:
-            raise ValueError(
-                f"there is no cell {cell!r} among {', '.join(CELLS)}{did_you_mean(cell, CELLS)}"
-            )
+        if cell:
+            cell_fields(cell)
     parsed = {cell: counts.get(cell, counts.get("", "")) for cell in cells}
     for cell, count in parsed.items():
         if not count.isdecimal() or int(count) < 1:
@@ -81,20 +112,35 @@ def parse_seeds(cells: Sequence[str], seeds: Sequence[str]) -> dict[str, int]:
     return {cell: int(count) for cell, count in parsed.items()}
 
 
-def plan(out: Path, seeds: Mapping[str, int], first_seed: int) -> list[Run]:
-    """Lists all runs, ordered by seed, so that a table of all cells exists after the first seed.
+def plan(
+    out: Path, seeds: Mapping[str, int], first_seed: int, split: str, num_folds: int = 0
+) -> list[Run]:
+    """Lists all runs: the first training of every cell, then the second.
+
+    A table of all cells therefore exists early. With folds, each cell is trained once on the faces
+    outside of every fold, with a seed of its own.
 
     Args:
       out: Output folder of the ablation.
-      seeds: Cell -> number of seeds.
+      seeds: Cell -> number of trainings, for each fold.
       first_seed: First seed of each cell.
+      split: Split to evaluate, or to deal into folds.
+      num_folds: Number of folds; 0 trains on the config's own split.
     """
-    return [
-        Run(cell, seed, out / cell.strip("+").replace("+", "-").lower() / f"seed-{seed}")
-        for seed in range(first_seed, first_seed + max(seeds.values()))
-        for cell, count in seeds.items()
-        if seed < first_seed + count
-    ]
+    runs = []
+    for repetition in range(max(seeds.values())):
+        for fold in range(max(num_folds, 1)):
+            seed = first_seed + repetition * max(num_folds, 1) + fold
+            part = f"{fold + 1}of{num_folds}"
+            name = f"fold-{part}-seed-{seed}" if num_folds else f"seed-{seed}"
+            for cell, count in seeds.items():
+                if repetition < count:
+                    workdir = out / cell.strip("+").replace("+", "-").lower() / name
+                    judged, trained = (
+                        (f"{split}@{part}", f"{split}@not{part}") if num_folds else (split, None)
+                    )
+                    runs.append(Run(cell, repetition, seed, workdir, judged, trained))
+    return runs
 
 
 def check(
@@ -103,7 +149,8 @@ def check(
     """Checks before the first training that the network of every cell can be built.
 
     Raises:
-      ValueError: If `config` is not of the full network, or a cell's network cannot be built.
+      ValueError: If `config` is not of the full network, a cell sets a field that it does not have
+        or to a value of another type, or a cell's network cannot be built.
     """
     model = config.model
     if model.name != "mgmtn" or model.masks not in MASK_PARTS or model.fusion == "none":
@@ -113,9 +160,57 @@ def check(
             f"choose mgmtn, masks from {', '.join(MASK_PARTS)}, and a fusion other than none"
         )
     for cell in cells:
-        changed = config.copy_and_resolve_references()
-        changed.update_from_flattened_dict(CELLS[cell])
-        network_builder(changed, attribute_set)
+        network_builder(changed_config(config, cell_fields(cell)), attribute_set)
+
+
+def changed_config(
+    config: ml_collections.ConfigDict, overrides: Mapping[str, str | int]
+) -> ml_collections.ConfigDict:
+    """A copy of a config with some fields changed, as the command line changes them.
+
+    Raises:
+      ValueError: If a field does not exist, or has another type.
+    """
+    changed = config.copy_and_resolve_references()
+    fields = traverse_util.flatten_dict(config.to_dict(), sep=".")
+    for field, value in overrides.items():
+        if field not in fields:
+            raise ValueError(f"there is no config field {field}{did_you_mean(field, fields)}")
+        current = fields[field]
+        try:
+            if isinstance(current, bool):
+                value = {"true": True, "false": False}[str(value).lower()]
+            changed.update_from_flattened_dict({field: type(current)(value)})
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"{field}={value} is not of the type of {current!r}, the value in the config"
+            ) from None
+    return changed
+
+
+def finished(runs: Sequence[Run]) -> tuple[dict[str, list[list[Path]]], list[str]]:
+    """The finished evaluations that can be compared.
+
+    In cross-validation these are the folds that every cell has finished that has begun, so that all
+    cells are judged on the same faces. A repetition counts once it has finished these folds.
+
+    Returns:
+      Cell -> for each repetition, the folders of its evaluations, and the splits that they cover.
+    """
+    done = [run for run in runs if run.evaluation.exists()]
+    cells = list(dict.fromkeys(run.cell for run in done))
+    splits = [
+        split
+        for split in dict.fromkeys(run.split for run in runs)
+        if cells and {run.cell for run in done if run.split == split} >= set(cells)
+    ]
+    found: dict[str, list[list[Path]]] = {}
+    for cell in cells if splits else []:
+        for repetition in sorted({run.repetition for run in done if run.cell == cell}):
+            mine = {r.split: r for r in done if (r.cell, r.repetition) == (cell, repetition)}
+            if all(split in mine for split in splits):
+                found.setdefault(cell, []).append([mine[split].evaluation for split in splits])
+    return found, splits
 
 
 def claim(out: Path, metadata: Mapping[str, Any]) -> None:

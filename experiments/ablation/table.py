@@ -1,8 +1,7 @@
-"""The table of an ablation: as Markdown, as CSV and as a plot."""
+"""The metrics of an ablation, one row for each cell."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -10,17 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from etils import epath
-from jaxtyping import Float, Int
-from matplotlib.figure import Figure
+from jaxtyping import Float, Int, Int64
 
+from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import data_sets, pipeline, schema
-from mgmtn_jax.evaluation import comparison
-from mgmtn_jax.evaluation.formatting import format_number
-
-_INK, _FAINT = "#0072b2", "#999999"
+from mgmtn_jax.evaluation import comparison, metrics
+from mgmtn_jax.evaluation.counts import mean_defined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +25,21 @@ class Row:
 
     Attributes:
       cell: Name of the cell.
-      accuracies: Mean accuracy over attributes, for each seed.
+      accuracies: Mean accuracy over attributes, for each seed; in cross-validation over the faces
+        of all folds.
       balanced_accuracy: Mean over seeds, as are the metrics below.
+      calibration_error: Expected calibration error in percent, mean over attributes.
       difference: Difference to the first row in points, with its interval; None in the first row.
-      mask_iou: Mean over regions, a fraction; None for a network that predicts no masks.
+      mask_iou: Region -> fraction; empty for a network that predicts no masks.
       per_group: Group -> accuracy.
     """
 
     cell: str
     accuracies: tuple[float, ...]
     balanced_accuracy: float | None
+    calibration_error: float | None
     difference: comparison.Difference | None
-    mask_iou: float | None
+    mask_iou: Mapping[str, float]
     per_group: Mapping[str, float | None]
 
     @property
@@ -52,6 +51,11 @@ class Row:
         """Sample standard deviation over seeds; None for a single seed."""
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else None
 
+    @property
+    def mean_mask_iou(self) -> float | None:
+        """Mean over regions."""
+        return _mean(self.mask_iou.values())
+
 
 class LabelledSplit(NamedTuple):
     """The faces that the table compares networks on.
@@ -59,14 +63,26 @@ class LabelledSplit(NamedTuple):
     Attributes:
       keys: Key of each face.
       labels: 1 positive, 0 negative, -1 unknown.
+      persons: The person on each face.
+      attribute_set: Names and groups of the labels.
     """
 
     keys: list[str]
     labels: Int[np.ndarray, "N A"]
+    persons: Int64[np.ndarray, "N"]
+    attribute_set: AttributeSet
+
+
+class Table(NamedTuple):
+    """The rows, and the number of faces and persons that they are judged on."""
+
+    rows: list[Row]
+    num_faces: int
+    num_persons: int
 
 
 def read_labels(data_dir: epath.PathLike, split: str) -> LabelledSplit:
-    """Reads the keys and labels of a split.
+    """Reads the keys, labels and persons of a split.
 
     Raises:
       ValueError: If no label is known, or `data_dir` names several data sets.
@@ -77,147 +93,102 @@ def read_labels(data_dir: epath.PathLike, split: str) -> LabelledSplit:
     labels = np.array([record.labels for record in records])
     if not (labels != schema.UNKNOWN).any():
         raise ValueError(f"split {split!r} of {data_dir} has no known label, so nothing to compare")
-    return LabelledSplit([record.key for record in records], labels)
+    persons = data_sets.split_persons(data_dir, split, np.arange(len(records)))
+    attribute_set = data_sets.load_attribute_set(data_dir)
+    return LabelledSplit([record.key for record in records], labels, persons, attribute_set)
 
 
-def summarize(evaluated: Mapping[str, Sequence[Path]], split: LabelledSplit) -> list[Row]:
+def summarize(evaluated: Mapping[str, Sequence[Sequence[Path]]], split: LabelledSplit) -> Table:
     """Computes the table, one row per cell.
 
     Args:
-      evaluated: Cell -> output folders of `experiments.evaluate`, one per seed. The others are
-        compared with the first cell.
-      split: The faces that were evaluated.
+      evaluated: Cell -> for each seed, the output folders of `experiments.evaluate`: one, or one
+        for each fold. All seeds of all cells cover the same faces. The others are compared with
+        the first cell.
+      split: The faces that were evaluated, or more.
 
     Raises:
       ValueError: If a folder holds predictions of other faces.
     """
     baseline = next(iter(evaluated))
-    correct = {
-        cell: np.mean([_read_correctness(folder, split) for folder in folders], axis=0)
-        for cell, folders in evaluated.items()
-    }
-    rows = []
-    for cell, folders in evaluated.items():
-        summaries = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
-        difference = comparison.paired_bootstrap(correct[baseline], correct[cell])
+    judged, _ = _read_predictions(evaluated[baseline][0], split)
+    labels, persons = split.labels[judged], split.persons[judged]
+    rows, baseline_correct = [], None
+    for cell, seeds in evaluated.items():
+        found = [_read_predictions(folders, split) for folders in seeds]
+        if not all(np.array_equal(faces, judged) for faces, _ in found):
+            raise ValueError(_other_faces(seeds[0][0]))
+        probabilities = [predicted for _, predicted in found]
+        correct = np.mean([comparison.correctness(p, labels) for p in probabilities], axis=0)
+        if baseline_correct is None:
+            baseline_correct = correct
+        difference = comparison.paired_bootstrap(baseline_correct, correct, persons=persons)
+        measured = [metrics.attribute_metrics(p, labels) for p in probabilities]
         rows.append(
             Row(
                 cell,
-                accuracies=tuple(summary["mean_accuracy"] for summary in summaries),
-                balanced_accuracy=_mean(s["mean_balanced_accuracy"] for s in summaries),
+                accuracies=tuple(float(mean_defined(values["accuracy"])) for values in measured),
+                balanced_accuracy=_mean_of(measured, "balanced_accuracy"),
+                calibration_error=_mean_of(measured, "calibration_error"),
                 difference=None if cell == baseline else difference,
-                mask_iou=_mean(summary["mean_mask_miou"] for summary in summaries),
+                mask_iou=_mask_iou([folder for folders in seeds for folder in folders]),
                 per_group={
-                    group: _mean(summary["per_group"][group]["accuracy"] for summary in summaries)
-                    for group in summaries[0]["per_group"]
+                    group: _mean_of(measured, "accuracy", list(members))
+                    for group, members in zip(
+                        split.attribute_set.group_names,
+                        split.attribute_set.group_indices,
+                        strict=True,
+                    )
                 },
             )
         )
-    return rows
+    return Table(rows, len(labels), len(np.unique(persons)))
 
 
-def write(out_dir: Path, rows: Sequence[Row], *, title: str, provenance: Mapping[str, str]) -> None:
-    """Writes `ablation.md`, `ablation.csv` and `ablation.svg`.
+def _read_predictions(
+    folders: Sequence[Path], split: LabelledSplit
+) -> tuple[Int64[np.ndarray, "N"], Float[np.ndarray, "N A"]]:
+    """The positions in the split of the faces that some evaluations cover, and the predictions."""
+    places = {key: place for place, key in enumerate(split.keys)}
+    found: list[int] = []
+    predicted = []
+    for folder in folders:
+        keys, names, probabilities = comparison.read_predictions(folder / "predictions.csv")
+        if names != list(split.attribute_set.names) or not places.keys() >= set(keys):
+            raise ValueError(_other_faces(folder))
+        found += [places[key] for key in keys]
+        predicted.append(probabilities)
+    order = np.argsort(found)
+    return np.array(found)[order], np.concatenate(predicted)[order]
 
-    Args:
-      out_dir: Output folder.
-      rows: The rows; the others are compared with the first.
-      title: Title of the table.
-      provenance: Facts needed to reproduce the table, as label -> text.
-    """
-    (out_dir / "ablation.md").write_text(_markdown(rows, title, provenance))
-    with (out_dir / "ablation.csv").open("w", newline="") as file:
-        table = [_fields(row) for row in rows]
-        writer = csv.DictWriter(file, table[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    _draw(out_dir / "ablation.svg", rows, title)
+
+def _other_faces(folder: Path) -> str:
+    return (
+        f"{folder} holds predictions of other faces than the dataset does now: "
+        "remove it and run the same command again"
+    )
 
 
-def _read_correctness(folder: Path, split: LabelledSplit) -> Float[np.ndarray, "N A"]:
-    keys, _, probabilities = comparison.read_predictions(folder / "predictions.csv")
-    if keys != split.keys:
-        raise ValueError(
-            f"{folder} holds predictions of other faces than the dataset does now: "
-            "remove it and run the same command again"
-        )
-    return comparison.correctness(probabilities, split.labels)
+def _mask_iou(folders: Sequence[Path]) -> dict[str, float]:
+    """Region -> mean over evaluations."""
+    measured = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    found = [summary["mask_miou"] for summary in measured]
+    return {
+        region: mean
+        for region in found[0]
+        if (mean := _mean(iou.get(region) for iou in found)) is not None
+    }
+
+
+def _mean_of(
+    measured: Sequence[Mapping[str, np.ndarray]], name: str, attributes: list[int] | None = None
+) -> float | None:
+    """Mean of a metric over attributes, then over seeds."""
+    chosen = slice(None) if attributes is None else attributes
+    return _mean(float(mean_defined(values[name][chosen])) for values in measured)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean over seeds; None where the metric is undefined, which is then so for every seed."""
-    known = [value for value in values if value is not None]
+    """Mean of the values that are defined; None if there is none."""
+    known = [value for value in values if value is not None and not np.isnan(value)]
     return sum(known) / len(known) if known else None
-
-
-def _markdown(rows: Sequence[Row], title: str, provenance: Mapping[str, str]) -> str:
-    baseline, groups = rows[0].cell, list(rows[0].per_group)
-    header = ["network", "seeds", "accuracy", "balanced", f"above {baseline}", "mask IoU", *groups]
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
-    for row in rows:
-        spread = "" if row.deviation is None else f" ± {row.deviation:.2f}"
-        lines.append(
-            [
-                row.cell,
-                str(len(row.accuracies)),
-                f"{row.accuracy:.2f}{spread}",
-                format_number(row.balanced_accuracy, 2),
-                "–"
-                if row.difference is None
-                else "{:+z.2f} [{:+z.2f}, {:+z.2f}]".format(*row.difference),
-                format_number(row.mask_iou, 3),
-                *(format_number(row.per_group[group], 2) for group in groups),
-            ]
-        )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    facts = "\n".join(f"- {label}: {text}" for label, text in provenance.items())
-    return f"""# {title}
-
-Accuracies are in percent: unweighted means over attributes, then over seeds; ± is the standard
-deviation over seeds. "above {baseline}" is the difference in points with a 95 % interval, from a
-paired bootstrap over images of the mean over seeds. The columns on the right are per group.
-
-{table}
-
-{facts}
-"""
-
-
-def _fields(row: Row) -> dict[str, str | int | float | None]:
-    """A row of the CSV file; undefined metrics are empty fields."""
-    difference = row.difference or (None, None, None)
-    metrics = {
-        "mean_accuracy": row.accuracy,
-        "standard_deviation": row.deviation,
-        "mean_balanced_accuracy": row.balanced_accuracy,
-        **dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)),
-        "mean_mask_miou": row.mask_iou,
-        **{f"accuracy_{group}": accuracy for group, accuracy in row.per_group.items()},
-    }
-    rounded = {k: None if v is None else round(v, 4) for k, v in metrics.items()}
-    return {"cell": row.cell, "seeds": len(row.accuracies), **rounded}
-
-
-def _draw(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Plots the difference of each row to the first with its interval, and a dot for every seed."""
-    baseline = rows[0]
-    with matplotlib.rc_context({"svg.hashsalt": "mgmtn", "font.size": 9}):
-        figure = Figure(figsize=(7, 1.2 + 0.4 * len(rows)), layout="constrained")
-        axes = figure.add_subplot()
-        axes.axvline(0, color=_FAINT, linewidth=0.8)
-        for y, row in enumerate(rows):
-            seeds = np.array(row.accuracies) - baseline.accuracy
-            axes.plot(seeds, np.full(len(seeds), y + 0.2), "o", color=_FAINT, markersize=3)
-            if row.difference is not None:
-                axes.plot(row.difference[1:], (y, y), color=_INK, linewidth=1.6)
-            axes.plot(row.accuracy - baseline.accuracy, y, "o", color=_INK, markersize=6)
-            axes.annotate(
-                f"{row.accuracy:.2f} %", (1.01, y), xycoords=("axes fraction", "data"), va="center"
-            )
-        axes.set_yticks(range(len(rows)), [row.cell for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(f"points of mean accuracy above {baseline.cell}, 95 % interval over images")
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.grid(axis="x", alpha=0.2)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        figure.savefig(path, metadata={"Date": None})

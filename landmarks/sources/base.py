@@ -31,6 +31,7 @@ class SourceFace(NamedTuple):
         centers have integer coordinates; None if the source has no box.
       landmarks: The 68 points, x then y, in pixels of the upright image, NaN if they are missing;
         None if they are to be found in the image.
+      person: The person's hash, see `Source.persons`; None if the source names no persons.
     """
 
     key: str
@@ -38,6 +39,7 @@ class SourceFace(NamedTuple):
     image: str
     box: Box | None
     landmarks: Float32[np.ndarray, "68 2"] | None = None
+    person: int | None = None
 
 
 class Reader(Protocol):
@@ -67,6 +69,8 @@ class Source:
       boxes: Left, top, right, bottom of each face in pixels of its image, NaN where unknown; None
         if the source has no boxes.
       landmarks: The 68 points of each face, NaN where unknown; None if they are to be found.
+      persons: `folds.person_hash` of the name of each person, 0 for a face without a name; None if
+        the source names no persons.
       made_from: Text or hash that determines the labels the reader provides, for `digest`.
     """
 
@@ -80,6 +84,7 @@ class Source:
     images: Sequence[str] | None = None
     boxes: Float32[np.ndarray, "faces 4"] | None = None
     landmarks: Float32[np.ndarray, "faces 68 2"] | None = None
+    persons: Int64[np.ndarray, " faces"] | None = None
     made_from: str = ""
 
     def faces(self, indices: Int64[np.ndarray, " chosen"]) -> list[SourceFace]:
@@ -91,6 +96,7 @@ class Source:
                 image=self.keys[i] if self.images is None else self.images[i],
                 box=self._box(i),
                 landmarks=None if self.landmarks is None else self.landmarks[i],
+                person=None if self.persons is None else int(self.persons[i]),
             )
             for i in indices
         ]
@@ -114,6 +120,8 @@ class Source:
             digest.update(np.ascontiguousarray(self.boxes).data)
         if self.landmarks is not None:
             digest.update(np.ascontiguousarray(self.landmarks).data)
+        if self.persons is not None:
+            digest.update(np.ascontiguousarray(self.persons).data)
         for split, indices in self.splits.items():
             digest.update(split.encode())
             digest.update(np.ascontiguousarray(indices).data)
@@ -137,6 +145,7 @@ class Source:
             images=None if self.images is None else [self.images[i] for i in chosen],
             boxes=None if self.boxes is None else self.boxes[chosen],
             landmarks=None if self.landmarks is None else self.landmarks[chosen],
+            persons=None if self.persons is None else self.persons[chosen],
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import logging
 from etils import epath
+from jaxtyping import Int64
 
 from landmarks.detection import CELEBA_BOX
 from landmarks.sources.base import Reader, Source, by_split, existing_folder, find
@@ -22,6 +23,7 @@ from landmarks.sources.label_files import (
 )
 from landmarks.sources.readers import FileReader, ZipReader, zip_folder
 from mgmtn_jax.attributes import AttributeSet
+from mgmtn_jax.data.folds import person_hash
 from mgmtn_jax.data.schema import NO, UNKNOWN, YES
 
 # The authors' download has the folders Anno, Eval and Img; most copies are flat. The official form
@@ -36,6 +38,7 @@ IMAGES = (
     "img_align_celeba.zip",
     "Img/img_align_celeba.zip",
 )
+PERSONS = ("identity_CelebA.txt", "Anno/identity_CelebA.txt")
 SPLITS: Mapping[str, str] = {"0": "train", "1": "validation", "2": "test"}
 _VALUES: Mapping[str, int] = {"1": YES, "-1": NO, "0": UNKNOWN}
 
@@ -46,6 +49,7 @@ def read_celeba(data_dir: epath.Path | None, limit: int | None, seed: int) -> So
     DIR/img_align_celeba/000001.jpg ...   the aligned images, of any size
     DIR/list_attr_celeba.txt              count, names, then a row of 1 and -1 for each image
     DIR/list_eval_partition.txt           a row with 0 train, 1 validation or 2 test for each
+    DIR/identity_CelebA.txt               optional: a row with the number of the person for each
 
     `list_attr_celeba.csv` (header `image_id`, then the names) and `list_eval_partition.csv` (header
     `image_id,partition`) replace a missing text file, and `img_align_celeba.zip` a missing folder.
@@ -73,6 +77,7 @@ def read_celeba(data_dir: epath.Path | None, limit: int | None, seed: int) -> So
         splits=by_split([parts[key] for key in first_line]),
         reader=_reader(images_path, list(first_line)),
         fallback_box=CELEBA_BOX,
+        persons=_read_persons(folder, labels_path, first_line),
     )
 
 
@@ -142,6 +147,26 @@ def _read_partition(
         if key not in parts:
             raise LabelError(labels_path, f"{key} has no row in {path.name}", line=number)
     return parts
+
+
+def _read_persons(
+    folder: epath.Path, labels_path: epath.Path, labelled: Mapping[str, int]
+) -> Int64[np.ndarray, " faces"] | None:
+    """The person on each labelled image; None without the file."""
+    path = next((folder / name for name in PERSONS if (folder / name).exists()), None)
+    if path is None:
+        return None
+    first_line: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for number, row in spaced_rows(path):
+        key, *fields = row or [""]
+        check_count(path, number, ["identity"], len(fields))
+        check_unique(path, number, key, first_line)
+        found[key] = person_hash(fields[0])
+    for key, number in labelled.items():
+        if key not in found:
+            raise LabelError(labels_path, f"{key} has no row in {path.name}", line=number)
+    return np.array([found[key] for key in labelled], np.int64)
 
 
 def _reader(path: epath.Path, keys: Sequence[str]) -> Reader:

@@ -51,6 +51,7 @@ def read_csv(data_dir: epath.Path | None, limit: int | None, seed: int) -> Sourc
         fallback_box=LFW_BOX,
         images=None if faces.boxes is None else faces.images,
         boxes=faces.boxes,
+        persons=faces.persons,
     )
 
 

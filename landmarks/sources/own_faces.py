@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 from absl import logging
 from etils import epath
-from jaxtyping import Float32, Int8, Int16
+from jaxtyping import Float32, Int8, Int16, Int64
 
 from landmarks.plausibility import Box
 from landmarks.sources.groups import read_groups
@@ -51,6 +51,7 @@ class OwnFaces(NamedTuple):
       labels: 1 positive, 0 negative, -1 unknown.
       splits: The split of each face.
       boxes: Left, top, right, bottom of each face, NaN where unknown; None without these columns.
+      persons: The person on each face, 0 where unknown; None without this column.
     """
 
     attribute_set: AttributeSet
@@ -59,6 +60,7 @@ class OwnFaces(NamedTuple):
     labels: Int8[np.ndarray, "faces attributes"]
     splits: Splits
     boxes: Float32[np.ndarray, "faces 4"] | None
+    persons: Int64[np.ndarray, " faces"] | None
 
 
 def read_faces(table: Table, groups: epath.Path, splits: Splits | None = None) -> OwnFaces:
@@ -121,6 +123,7 @@ def read_faces(table: Table, groups: epath.Path, splits: Splits | None = None) -
         labels=_by_convention(table, np.frombuffer(labels, np.int8), len(columns.attributes)),
         splits=splits,
         boxes=np.frombuffer(boxes, np.float32).reshape(-1, 4) if columns.has_boxes else None,
+        persons=person_hashes if PERSON in columns.places else None,
     )
 
 

@@ -74,6 +74,7 @@ def read_parquet(data_dir: epath.Path | None, limit: int | None, seed: int) -> S
         fallback_box=LFW_BOX,
         images=locations or (None if faces.boxes is None else faces.images),
         boxes=faces.boxes,
+        persons=faces.persons,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from absl import logging
 from jaxtyping import Int16, Int64
 
 from landmarks.sources.tables import Strings, Table
+from mgmtn_jax.data.folds import person_hash
 
 _SHARES = (("train", 0.8), ("validation", 0.9), ("test", 1.0))  # Cumulative.
 
@@ -30,12 +30,8 @@ class Splits(NamedTuple):
 def hashes_of(column: pa.Array) -> Int64[np.ndarray, " rows"]:
     """64 bits of each text, the same on every machine; 0 for an empty one."""
     encoded = column.dictionary_encode()
-    hashes = [_hash(text) if text else 0 for text in encoded.dictionary.to_pylist()]
+    hashes = [person_hash(text) if text else 0 for text in encoded.dictionary.to_pylist()]
     return np.array(hashes, np.int64)[encoded.indices.to_numpy()]
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 
 def deal(table: Table, images: Strings, persons: Int64[np.ndarray, " faces"]) -> Splits:
@@ -45,14 +41,14 @@ def deal(table: Table, images: Strings, persons: Int64[np.ndarray, " faces"]) ->
     when the table grows.
     """
     if len(persons):
-        units, unit = persons, "person"
+        units, unit = persons.copy(), "person"
         unnamed = np.flatnonzero(persons == 0)
-        units[unnamed] = [_hash(images[int(i)]) for i in unnamed]
+        units[unnamed] = [person_hash(images[int(i)]) for i in unnamed]
     else:
         folders = {image.rpartition("/")[0] for image in images}
         by_folder = len(folders) > 1
         names = (image.rpartition("/")[0] if by_folder else image for image in images)
-        units = np.fromiter(map(_hash, names), np.int64, len(images))
+        units = np.fromiter(map(person_hash, names), np.int64, len(images))
         unit = "folder" if by_folder else "image"
     places = units.view(np.uint64) / 2.0**64
     codes = np.searchsorted([share for _, share in _SHARES[:-1]], places, "right").astype(np.int16)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
+from jaxtyping import Int, Int64
 
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.data import schema
+from mgmtn_jax.data import folds, schema
 from mgmtn_jax.data.faces import Faces, Image, StoredFace
 from mgmtn_jax.data.schema import OnCorrupt
 
@@ -103,17 +104,17 @@ def open_faces(
 
     Args:
       data_dir: Data set folders, separated by commas.
-      split: Name of the split, or names joined by `+`.
+      split: Name of the split, names joined by `+`, or a fold of them, see `folds`.
       on_corrupt: Treatment of damaged records, see `Faces`.
       attribute_set: Attributes of the labels; None for those of the only data set.
 
     Raises:
-      FileNotFoundError, ValueError, CorruptRecordError: See `schema.open_split`.
+      FileNotFoundError, ValueError, CorruptRecordError: See `folds.open_split`.
     """
     used = having_split(data_dir, split)
     parts = []
     for folder in used:
-        source = schema.open_split(folder, split, on_corrupt)
+        source = folds.open_split(folder, split, on_corrupt)
         parts.append(Faces(source, f"{folder} split {split!r}", on_corrupt))
     if attribute_set is None:
         (faces,) = parts
@@ -133,14 +134,22 @@ def having_split(data_dir: epath.PathLike, split: str) -> list[str]:
     found = folders(data_dir)
     if len(found) == 1:
         return found
-    names = set(schema.split_names(split))
+    names = set(schema.split_names(folds.parse_split(split)[0]))
     having = [folder for folder in found if names <= schema.split_shard_lengths(folder).keys()]
     return having or found[:1]
 
 
 def part_lengths(data_dir: epath.PathLike, split: str) -> list[int]:
     """The number of records of a split in each of the data sets that have it."""
-    return [len(schema.open_split(folder, split)) for folder in having_split(data_dir, split)]
+    return [len(folds.open_split(folder, split)) for folder in having_split(data_dir, split)]
+
+
+def split_persons(
+    data_dir: epath.PathLike, split: str, indices: Int[np.ndarray, " n"]
+) -> Int64[np.ndarray, " n"]:
+    """The persons, see `folds.persons`, on the records at the given positions of a split."""
+    used = having_split(data_dir, split)
+    return np.concatenate([folds.read_persons(folder, split) for folder in used])[indices]
 
 
 class FacesOfSeveral:

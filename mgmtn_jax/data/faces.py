@@ -10,8 +10,8 @@ from absl import logging
 from jaxtyping import Float32, Int64, UInt8
 
 from mgmtn_jax.data import schema
+from mgmtn_jax.data.folds import Records
 from mgmtn_jax.data.images import ImageError, decode_image
-from mgmtn_jax.data.tfrecord import TFRecordSource
 
 Image = UInt8[np.ndarray, "height width 3"]
 
@@ -62,7 +62,7 @@ class Faces:
       corrupt: Positions of the damaged records found so far.
     """
 
-    def __init__(self, source: TFRecordSource, name: str, on_corrupt: schema.OnCorrupt) -> None:
+    def __init__(self, source: Records, name: str, on_corrupt: schema.OnCorrupt) -> None:
         if len(source) == 0:
             raise ValueError(f"{name} has no records")
         self.corrupt: set[int] = set()

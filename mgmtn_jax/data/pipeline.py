@@ -24,7 +24,7 @@ from etils import epath
 from jaxtyping import Float
 
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.data import alignment, schema
+from mgmtn_jax.data import alignment, folds, schema
 from mgmtn_jax.data.augmentation import (
     NUM_MOVEMENT,
     Augmentation,
@@ -135,7 +135,7 @@ def training_batches(
 
     Args:
       data_dir: The data set folder, or several separated by commas.
-      split: Name of the split, or names joined by `+`.
+      split: Name of the split, names joined by `+`, or a fold of them, see `folds`.
       batch_size: Global batch size, over all processes.
       image_size: Side of the crops in pixels.
       seed: Seed of order and augmentation, the same on every process.
@@ -216,7 +216,7 @@ def read_records(
     data_dir: epath.PathLike, split: str, indices: Iterable[int] | None = None
 ) -> Iterator[schema.Record]:
     """Reads records as stored, at the given positions of a split (default: all of them)."""
-    sources = [schema.open_split(folder, split) for folder in having_split(data_dir, split)]
+    sources = [folds.open_split(folder, split) for folder in having_split(data_dir, split)]
     first = np.cumsum([0, *map(len, sources)])
     for index in range(int(first[-1])) if indices is None else indices:
         part = int(np.searchsorted(first, index, "right")) - 1

@@ -63,6 +63,8 @@ class Record(NamedTuple):
       landmark_source: `HOG`, `CNN`, `FALLBACK` or `GIVEN`.
       labels: `YES`, `NO` or `UNKNOWN` for each of the data set's A attributes. The stored feature
         is called `attributes`.
+      person: 64 bits that stand for the person, 0 for a face without a name; None, and not stored,
+        if the source names no persons.
     """
 
     key: str
@@ -71,10 +73,12 @@ class Record(NamedTuple):
     face_box: Float32[np.ndarray, "4"]
     landmark_source: int
     labels: Int64[np.ndarray, " attributes"]
+    person: int | None = None
 
 
-def features(num_attributes: int) -> tfds.features.FeaturesDict:
-    """The schema of a record in TFDS's terms."""
+def features(num_attributes: int, *, persons: bool = False) -> tfds.features.FeaturesDict:
+    """The schema of a record in TFDS's terms, with or without persons."""
+    person = {"person": tfds.features.Scalar(dtype=np.int64)} if persons else {}
     return tfds.features.FeaturesDict(
         {
             "key": tfds.features.Text(),
@@ -83,6 +87,7 @@ def features(num_attributes: int) -> tfds.features.FeaturesDict:
             "face_box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
             "landmark_source": tfds.features.Scalar(dtype=np.int64),
             "attributes": tfds.features.Tensor(shape=(num_attributes,), dtype=np.int64),
+            **person,
         }
     )
 
@@ -97,6 +102,8 @@ def serialize(record: Record) -> bytes:
     feature["face_box"].float_list.value.extend(record.face_box.tolist())
     feature["landmark_source"].int64_list.value.append(record.landmark_source)
     feature["attributes"].int64_list.value.extend(record.labels.tolist())
+    if record.person is not None:
+        feature["person"].int64_list.value.append(record.person)
     return example.SerializeToString(deterministic=True)
 
 
@@ -118,6 +125,7 @@ def parse(data: bytes) -> Record:
             face_box=np.array(list(feature["face_box"].float_list.value), np.float32).reshape(4),
             landmark_source=feature["landmark_source"].int64_list.value[0],
             labels=np.fromiter(feature["attributes"].int64_list.value, np.int64),
+            person=next(iter(feature["person"].int64_list.value), None),
         )
     except (DecodeError, IndexError, ValueError) as error:
         raise ValueError(f"not a record of a faces data set: {error}") from error
@@ -132,16 +140,18 @@ def write_metadata(
     data_dir: epath.PathLike,
     attribute_set: AttributeSet,
     shard_lengths: Mapping[str, Sequence[int]],
+    *,
+    persons: bool = False,
 ) -> None:
     """Writes the metadata that turns a folder of finished shards into a data set.
 
-    `dataset_info.json` and `features.json` are written last, so that an interrupted call leaves no
-    folder that TFDS would open.
+    The metadata of TFDS are written last: it does not open the folder of an interrupted call.
 
     Args:
       data_dir: The folder with the shards.
       attribute_set: Names and groups of the labels.
       shard_lengths: Number of records in each shard, by split.
+      persons: The records name persons.
     """
     folder = epath.Path(data_dir)
     with atomic_file(folder / "attributes.json") as file:
@@ -159,7 +169,7 @@ def write_metadata(
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=os.fspath(folder),
-        features=features(len(attribute_set.names)),
+        features=features(len(attribute_set.names), persons=persons),
         split_infos=split_infos,
         version="1.0.0",
         # The check would read the data through TensorFlow.
@@ -168,20 +178,12 @@ def write_metadata(
 
 
 def load_attribute_set(data_dir: epath.PathLike) -> AttributeSet:
-    """Loads the attribute names and groups of a data set.
-
-    Raises:
-      FileNotFoundError: The folder or its `attributes.json` is missing.
-    """
+    """Loads the attribute names and groups; raises FileNotFoundError if there is no data set."""
     return AttributeSet.from_dict(_read_json(data_dir, "attributes.json"))
 
 
 def split_shard_lengths(data_dir: epath.PathLike) -> dict[str, list[int]]:
-    """The number of records in each shard of a data set, by split.
-
-    Raises:
-      FileNotFoundError: The folder or its `dataset_info.json` is missing.
-    """
+    """The number of records in each shard, by split; raises FileNotFoundError if there is none."""
     return {name: _shard_lengths(split) for name, split in _splits(data_dir).items()}
 
 
@@ -205,9 +207,8 @@ def open_split(
     Args:
       data_dir: The data set folder, local or a URL that epath supports.
       split: Name of the split, or names joined by `+`, whose records follow each other.
-      on_corrupt: `raise` fails here if a shard is too short or too long. `skip` opens such a shard;
-        reading one of its lost records raises. Of a shard with too many or too few records, the
-        first ones keep their positions.
+      on_corrupt: `raise` fails here if a shard is too short or too long. `skip` opens such a shard,
+        whose first records keep their positions; reading a lost one raises.
 
     Raises:
       FileNotFoundError: The folder or a shard is missing.

@@ -1,7 +1,7 @@
-"""Percentile bootstrap intervals of the mean metrics, over images.
+"""Percentile bootstrap intervals of the mean metrics, over images or over persons.
 
-The images are the sample. All attributes of an image are drawn together, because they are not
-independent.
+All attributes of an image are drawn together, and so are all images of a person where persons are
+given, because they are not independent.
 """
 
 from __future__ import annotations
@@ -74,6 +74,21 @@ def interval(resampled: Float[np.ndarray, "R"]) -> list[float] | None:
         if len(defined)
         else None
     )
+
+
+def resample_persons(
+    persons: Int[np.ndarray, "N"], num_resamples: int, seed: int
+) -> Iterator[Float[np.ndarray, "N R"]]:
+    """Like `resample_counts`, for images whose persons are drawn with replacement.
+
+    Args:
+      persons: The person on each image, any numbers.
+      num_resamples: R, the number of resamples.
+      seed: Seed of the resamples.
+    """
+    distinct, person = np.unique(persons, return_inverse=True)
+    for times in resample_counts(len(distinct), num_resamples, seed):
+        yield times[person]
 
 
 def resample_counts(

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from mgmtn_jax.evaluation.bootstrap import resample_counts
+from mgmtn_jax.evaluation.bootstrap import resample_persons
 from mgmtn_jax.evaluation.counts import INTERVAL, THRESHOLD
 
 
@@ -46,10 +46,11 @@ def paired_bootstrap(
     baseline: Float[np.ndarray, "N A"],
     other: Float[np.ndarray, "N A"],
     *,
+    persons: Int[np.ndarray, "N"] | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """Difference in mean accuracy, `other` minus `baseline`, with a 95 % interval over images.
+    """Difference in mean accuracy, `other` minus `baseline`, with a 95 % interval over persons.
 
     With correctness r and r' of the two networks, label (i, a) known where k_ia is 1, and image i
     drawn c_i times, the statistic is that of `metrics`, the unweighted mean over attributes:
@@ -57,13 +58,14 @@ def paired_bootstrap(
         100 * mean_a [ sum_i c_i k_ia (r'_ia - r_ia) / sum_i c_i k_ia ]
 
     Both networks are evaluated on the same draws, so the variance that they share, because most
-    faces are as hard for one as for the other, cancels. All attributes of an image are drawn
-    together, because they are not independent. The interval covers the sampling of images. It does
-    not cover the variance between trainings, which the spread over seeds shows.
+    faces are as hard for one as for the other, cancels. Persons are drawn with all their images and
+    all attributes of these, because they are not independent. The interval covers the sampling of
+    persons. It does not cover the variance between trainings, which the spread over seeds shows.
 
     Args:
       baseline: Result of `correctness` for the baseline, or its mean over seeds.
       other: The same for the other network, on the same images in the same order.
+      persons: The person on each image; None if each shows another.
       num_resamples: Number of resamples behind the interval.
       seed: Seed of the resamples.
 
@@ -96,8 +98,9 @@ def paired_bootstrap(
         return 100 * total[defined > 0] / defined[defined > 0]
 
     num_images = len(known)
+    drawn_together = np.arange(num_images) if persons is None else persons
     resampled = np.concatenate(
-        [statistic(times) for times in resample_counts(num_images, num_resamples, seed)]
+        [statistic(times) for times in resample_persons(drawn_together, num_resamples, seed)]
     )
     low, high = np.percentile(resampled, INTERVAL)
     return Difference(float(statistic(np.ones((num_images, 1)))[0]), float(low), float(high))
