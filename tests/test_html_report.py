@@ -101,6 +101,7 @@ def text(tmp_path_factory):
         **thresholds.tuned_metrics(*arrays, thresholds.tune(*arrays), CELEBA),
     }
     complete["metrics"]["against"] = {
+        "num_persons": 5,
         "workdir": "runs/<other>",
         "step": 7,
         "mean_accuracy": 49.0,
