@@ -31,7 +31,8 @@ from experiments import cli
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import data_sets, pipeline
 from mgmtn_jax.evaluation import comparison, metrics, slices, thresholds
-from mgmtn_jax.evaluation.predictor import Predictions, Predictor, predict_split
+from mgmtn_jax.evaluation.predictor import Predictor
+from mgmtn_jax.evaluation.splits import Predictions, predict_split
 from mgmtn_jax.report import face_sheets, html_report
 from mgmtn_jax.runs.history import read_history
 

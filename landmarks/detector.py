@@ -13,9 +13,9 @@ from jaxtyping import Float32, UInt8
 
 from landmarks.detection import DETECTORS, Detection
 from landmarks.plausibility import Box, longer_side, plausible
-from mgmtn_jax.data import schema
+from mgmtn_jax.data import landmark_sources
 
-_SOURCES = {"hog": schema.HOG, "cnn": schema.CNN}
+_SOURCES = {"hog": landmark_sources.HOG, "cnn": landmark_sources.CNN}
 
 # dlib's HOG detector finds faces of at least 80 pixels. In CelebA's 178x218 images they are about
 # 86 pixels wide, so a shorter side of 178 pixels needs no enlargement: at half that size the
@@ -91,20 +91,20 @@ class Detector:
                 right * width - 0.5,
                 bottom * height - 0.5,
             )
-            found, otherwise = self._find(image, place), schema.FALLBACK
+            found, otherwise = self._find(image, place), landmark_sources.FALLBACK
         else:
             place = box
-            found, otherwise = self._find_given(image, place), schema.GIVEN
+            found, otherwise = self._find_given(image, place), landmark_sources.GIVEN
         candidates = [] if found is None else [(found, _SOURCES[self._detector])]
         candidates.append((place, otherwise))
         for rejected, (candidate, source) in enumerate(candidates):
             # A given box may have any shape; the predictor was trained on squares.
-            frame = _square(candidate) if source == schema.GIVEN else candidate
+            frame = _square(candidate) if source == landmark_sources.GIVEN else candidate
             landmarks = self._predict(image, frame)
             if plausible(candidate, landmarks):
                 return Detection(np.array(candidate, np.float32), landmarks, source, rejected > 0)
         landmarks = self._unseen_face(place)
-        return Detection(np.array(place, np.float32), landmarks, schema.FALLBACK, True)
+        return Detection(np.array(place, np.float32), landmarks, landmark_sources.FALLBACK, True)
 
     def find_all(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Detection]:
         """Finds every face of an image and its 68 landmarks, the highest score first.

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from landmarks import workers
+from landmarks import processes
 from landmarks.detection import LFW_BOX, Detection
 from landmarks.detector import Detector
 from mgmtn_jax.data import alignment
@@ -154,7 +154,7 @@ def write_overlay(path: Path, face: np.ndarray, masks: np.ndarray) -> None:
 def initialize_worker() -> None:
     """Prepares a worker process: it ignores Ctrl-C, exits with its parent, and runs one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal sends Ctrl-C to every process.
-    threading.Thread(target=workers.exit_with_parent, daemon=True).start()
+    threading.Thread(target=processes.exit_with_parent, daemon=True).start()
     cv2.setNumThreads(0)  # Parallelism comes from the processes.
 
 

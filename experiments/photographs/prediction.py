@@ -21,9 +21,9 @@ from absl import logging
 
 from experiments.photographs.faces import DetectedFace, FindFaces, initialize_worker, write_overlay
 from experiments.photographs.files import OVERLAYS, PREDICTIONS, Progress
-from landmarks import workers
+from landmarks import processes
+from mgmtn_jax.attributes import THRESHOLD
 from mgmtn_jax.data.images import ImageError
-from mgmtn_jax.evaluation.metrics import THRESHOLD
 from mgmtn_jax.evaluation.predictor import Predictor
 
 _MAX_PENDING = 64  # files read ahead of the network
@@ -174,7 +174,7 @@ def executor(num_workers: int) -> Iterator[Executor]:
         # Spawned, not forked: a fork could inherit a lock held by another thread.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(num_workers, context, initialize_worker)
-        with workers.inherited_by_workers():
+        with processes.inherited_by_workers():
             for _ in range(num_workers):
                 pool.submit(os.getpid)  # A pool starts a process only when work finds none idle.
     try:
