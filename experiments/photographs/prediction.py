@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import tqdm
@@ -22,9 +22,11 @@ from absl import logging
 from experiments.photographs.faces import DetectedFace, FindFaces, initialize_worker, write_overlay
 from experiments.photographs.files import OVERLAYS, PREDICTIONS, Progress
 from landmarks import processes
-from mgmtn_jax.attributes import THRESHOLD
+from mgmtn_jax.attributes import THRESHOLD, did_you_mean
 from mgmtn_jax.data.images import ImageError
-from mgmtn_jax.evaluation.predictor import Predictor
+
+if TYPE_CHECKING:  # Worker processes import this module with `experiments.predict`, without JAX.
+    from mgmtn_jax.evaluation.predictor import Predictor
 
 _MAX_PENDING = 64  # files read ahead of the network
 _PART = 256  # files after which progress is saved
@@ -40,6 +42,7 @@ def predict(
     batch_size: int,
     total: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    attributes: Sequence[str] = (),
 ) -> None:
     """Predicts the faces of image files, and writes results as they become available.
 
@@ -57,13 +60,22 @@ def predict(
       total: Number of files, for the progress bar.
       settings: What else the predictions depend on. An interrupted run with other settings is
         started anew.
+      attributes: Names of the attributes to predict, in this order; by default all.
 
     Raises:
-      ValueError: After all files, if any could not be read; or if an interrupted run had other
-        files.
+      ValueError: Before anything is written, if an attribute is unknown or an interrupted run had
+        other files; after all files, if any could not be read.
     """
+    known = predictor.attribute_set.names
+    for asked in attributes:
+        if asked not in known:
+            raise ValueError(
+                f"this network predicts no attribute {asked!r}{did_you_mean(asked, known)}"
+            )
+    attributes = attributes or known
+    settings = {**(settings or {}), "batch_size": batch_size, "attributes": attributes}
     (out_dir / OVERLAYS).mkdir(parents=True, exist_ok=True)
-    done = Progress.begin(out_dir, {**(settings or {}), "batch_size": batch_size})
+    done = Progress.begin(out_dir, settings)
     remaining = iter(files)
     names = done.skip(remaining)
     path = out_dir / PREDICTIONS
@@ -76,7 +88,7 @@ def predict(
         file.truncate(done.bytes)
         file.seek(done.bytes)
         work = functools.partial(find_faces, size=predictor.config.data.image_size)
-        writer = _Writer(predictor, pool, out_dir, file, bar, batch_size, done.faces)
+        writer = _Writer(predictor, pool, out_dir, file, bar, batch_size, done.faces, attributes)
 
         def save() -> None:
             writer.flush()
@@ -123,9 +135,10 @@ class _Writer:
         bar: tqdm.tqdm,
         batch_size: int,
         num_faces: int,
+        asked: Sequence[str],
     ) -> None:
         self._predictor, self._pool, self._out_dir = predictor, pool, out_dir
-        self._file, self._bar = file, bar
+        self._file, self._bar, self._asked = file, bar, asked
         self._batch_size, self.num_faces = batch_size, num_faces
         self._waiting: list[DetectedFace] = []
         self._drawing: list[Future[None]] = []
@@ -145,7 +158,7 @@ class _Writer:
             future.result()
 
     def _write(self, batch: Sequence[DetectedFace]) -> None:
-        masks, rows = _predict_batch(self._predictor, batch, self.num_faces)
+        masks, rows = _predict_batch(self._predictor, batch, self.num_faces, self._asked)
         for future in self._drawing:  # Raises if an overlay of the previous batch failed.
             future.result()
         self._drawing = [
@@ -207,7 +220,7 @@ def _in_order(
 
 
 def _predict_batch(
-    predictor: Predictor, batch: Sequence[DetectedFace], first: int
+    predictor: Predictor, batch: Sequence[DetectedFace], first: int, asked: Sequence[str]
 ) -> tuple[np.ndarray | None, list[dict[str, Any]]]:
     """Predicts a batch of faces.
 
@@ -215,6 +228,7 @@ def _predict_batch(
       predictor: The trained network.
       batch: The faces.
       first: Number of faces before this batch; it numbers the overlays.
+      asked: Names of the attributes in the rows.
 
     Returns:
       The predicted masks (None for networks without masks), and one output row per face.
@@ -223,20 +237,25 @@ def _predict_batch(
     probabilities, masks = predictor(
         np.stack([face.image for face in batch]), np.stack(landmarks) if landmarks else None
     )
-    attribute_set = predictor.attribute_set
+    groups = {
+        group: [name for name in members if name in asked]
+        for group, members in predictor.attribute_set.groups.items()
+    }
     rows = []
     for i, face in enumerate(batch):
-        by_name = dict(zip(attribute_set.names, probabilities[i].tolist(), strict=True))
+        by_name = dict(zip(predictor.attribute_set.names, probabilities[i].tolist(), strict=True))
         overlay = None if masks is None else f"{OVERLAYS}/{first + i:06d}_{face.file.stem}.png"
         rows.append(
             {
                 "file": str(face.file),
                 "face": face.number,
                 "box": face.box,
-                "attributes": {name: round(value, 6) for name, value in by_name.items()},
+                "score": None if face.score is None else round(face.score, 4),
+                "attributes": {name: round(by_name[name], 6) for name in asked},
                 "groups": {
                     group: [name for name in members if by_name[name] >= THRESHOLD]
-                    for group, members in attribute_set.groups.items()
+                    for group, members in groups.items()
+                    if members
                 },
                 "overlay": overlay,
             }
