@@ -2,6 +2,10 @@
 
     python -m experiments.predict photos/ ann.jpg [--workdir=runs/faces] [--out=predictions]
 
+Without --workdir it uses the network that comes with the package; its weights are for
+non-commercial research only. Labels such as Attractive, Male or Young are the opinions of
+annotators about photographs.
+
 Finds faces with dlib, aligns each as in training, and writes one JSON line per face to stdout and
 to OUT/predictions.jsonl, in the order of the files:
 
@@ -43,11 +47,11 @@ from landmarks.detection import WEAKEST_SCORE
 from mgmtn_jax.data.images import MAX_PIXELS
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Working directory of the trained network.", required=True
+    "workdir", None, "Working directory of the trained network; by default the shipped network."
 )
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint step; by default the newest.")
 _OUT = flags.DEFINE_string(
-    "out", None, "Output folder for predictions.jsonl and overlays/."
+    "out", "predictions", "Output folder for predictions.jsonl and overlays/."
 )
 _ATTRIBUTES = flags.DEFINE_list(
     "attributes", [], "Names of the attributes to predict, separated by commas; by default all."
@@ -112,9 +116,9 @@ def main(*paths: str) -> None:
             )
             for _ in range(num_workers):
                 pool.submit(finder.prepare)
-        from mgmtn_jax.evaluation.predictor import Predictor
+        from mgmtn_jax.evaluation.predictor import restore
 
-        predictor = Predictor.from_workdir(_WORKDIR.value, _STEP.value)
+        predictor = restore(_WORKDIR.value, _STEP.value)
         if _ALIGNED.value and predictor.needs_landmarks:
             raise ValueError(
                 "this network draws its masks from landmarks, which aligned crops do not have: "

@@ -1,4 +1,4 @@
-"""What all worker processes of this project share, whatever their work is."""
+"""Environment, signals and end of all worker processes of this project."""
 
 from __future__ import annotations
 

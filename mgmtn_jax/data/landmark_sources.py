@@ -1,4 +1,4 @@
-"""Where the landmarks of a face come from.
+"""The values that say how the landmarks of a face were found.
 
 Apart from `schema`, whose import of TensorFlow Datasets takes longer than finding a face.
 """

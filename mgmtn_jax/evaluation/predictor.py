@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
+from mgmtn_jax import pretrained
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import functional
@@ -113,6 +115,31 @@ class Predictor:
         network = functional.create(build)
         return cls(network, variables, config, attribute_set, step, metadata["revision"], mesh)
 
+    @classmethod
+    def from_pretrained(cls, folder: epath.PathLike | None = None) -> Predictor:
+        """Restores the network that comes with the package, on all devices of this process group.
+
+        Its weights are for non-commercial research only, which the first call of a process logs.
+
+        Args:
+          folder: Folder that `pretrained.save` wrote; by default that of the shipped network.
+
+        Raises:
+          FileNotFoundError: if a file is missing.
+          ValueError: if a file is damaged.
+        """
+        if folder is None:
+            logging.log_first_n(logging.WARNING, pretrained.LICENCE, 1)
+        found = pretrained.load(folder)
+        config = ml_collections.ConfigDict(found.config)
+        network = functional.create(network_builder(config, found.attribute_set))
+        mesh = partitioning.create_mesh(-1, 1, jax.device_count())
+        shardings = partitioning.state_shardings(mesh, found.variables)
+        variables = jax.device_put(found.variables, shardings)
+        return cls(
+            network, variables, config, found.attribute_set, found.step, found.revision, mesh
+        )
+
     def digest(self) -> str:
         """SHA-256 over the config and every array: equal for networks that predict the same."""
         digest = hashlib.sha256(self.config.to_json(sort_keys=True).encode())
@@ -180,3 +207,21 @@ class Predictor:
         )
         count = len(images)
         return FacePredictions(probabilities[:count], None if masks is None else masks[:count])
+
+
+def restore(workdir: epath.PathLike | None, step: int | None = None) -> Predictor:
+    """Restores the network of a workdir or, without a workdir, the shipped one.
+
+    Args:
+      workdir: Workdir of a training run; None for the network that comes with the package.
+      step: Step of the checkpoint; the newest by default.
+
+    Raises:
+      FileNotFoundError, ValueError: if the network does not exist or is damaged, or a step of the
+        shipped network is asked for.
+    """
+    if workdir is not None:
+        return Predictor.from_workdir(workdir, step)
+    if step is not None:
+        raise ValueError(f"step {step} of which run? Name its workdir, or leave out the step")
+    return Predictor.from_pretrained()
