@@ -14,7 +14,8 @@ to OUT/predictions.jsonl, in the order of the files:
      "overlay": "overlays/000000_ann.png"}
 
 `box` is left, top, right, bottom in pixels of the upright image. `score` is the detector's: the
-lower, the more doubtful that it is a face. --min_score leaves out lower ones. `attributes` are
+lower, the more doubtful that it is a face. --min_score leaves out lower ones; on 627 photographs of
+LFW, 0.3 leaves out 1.3 % of the main faces, and 0.5 leaves out 3.2 %. `attributes` are
 probabilities; --attributes=Smiling,Eyeglasses answers only these.
 `groups` lists the attributes predicted positive (probability at least 0.5) by the group that
 predicts them. `overlay` is a picture of the face under its predicted masks, relative to OUT; it is
