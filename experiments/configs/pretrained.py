@@ -6,7 +6,10 @@
     python -m experiments.export --workdir=runs/pretrained --format=pretrained \\
         --out=mgmtn_jax/pretrained
 
-`small_dlib.py` and its recipe, on every labelled face: nothing is left to validate on.
+`small_dlib.py` and its recipe, on every labelled face: the accuracy printed at the end is that on
+faces it was trained on.
+
+5.66 M parameters; 0.18 G multiply-adds a face (counted by XLA).
 """
 
 import ml_collections

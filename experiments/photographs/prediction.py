@@ -66,15 +66,9 @@ def predict(
       ValueError: Before anything is written, if an attribute is unknown or an interrupted run had
         other files; after all files, if any could not be read.
     """
-    known = predictor.attribute_set.names
-    for asked in attributes:
-        if asked not in known:
-            raise ValueError(
-                f"this network predicts no attribute {asked!r}{did_you_mean(asked, known)}"
-            )
-    attributes = attributes or known
-    settings = {**(settings or {}), "batch_size": batch_size, "attributes": attributes}
+    asked = _known(attributes, predictor.attribute_set.names)
     (out_dir / OVERLAYS).mkdir(parents=True, exist_ok=True)
+    settings = {**(settings or {}), "batch_size": batch_size, "attributes": asked}
     done = Progress.begin(out_dir, settings)
     remaining = iter(files)
     names = done.skip(remaining)
@@ -88,7 +82,7 @@ def predict(
         file.truncate(done.bytes)
         file.seek(done.bytes)
         work = functools.partial(find_faces, size=predictor.config.data.image_size)
-        writer = _Writer(predictor, pool, out_dir, file, bar, batch_size, done.faces, attributes)
+        writer = _Writer(predictor, pool, out_dir, file, bar, batch_size, done.faces, asked)
 
         def save() -> None:
             writer.flush()
@@ -113,6 +107,11 @@ def predict(
                 save()
         save()
     Progress.finish(out_dir)
+    _report(done)
+
+
+def _report(done: Progress) -> None:
+    """Logs the counts of a finished run; raises a ValueError if files could not be read."""
     logging.info(
         "%d faces in %d images; no face in %d of the images",
         done.faces,
@@ -121,6 +120,16 @@ def predict(
     )
     if done.unread:
         raise ValueError(f"{done.unread} of {done.files} images could not be read")
+
+
+def _known(attributes: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    """The attributes, or all names if there are none; raises a ValueError at an unknown one."""
+    for name in attributes:
+        if name not in names:
+            raise ValueError(
+                f"this network predicts no attribute {name!r}{did_you_mean(name, names)}"
+            )
+    return attributes or names
 
 
 class _Writer:
