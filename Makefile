@@ -31,6 +31,7 @@ demo: $(VENV)/.runtime ## draw faces, find landmarks, train, evaluate, write the
 	$(call stage,evaluating on the test faces,$(python) -m experiments.evaluate \
 	  --workdir=$(DEMO)/run --data_dir=$(DEMO)/data --split=test --out=$(DEMO))
 	@echo "Open $(DEMO)/report/index.html in a browser; the figures are in $(DEMO)/metrics.json."
+	@echo "Try the shipped network on photographs: $(VENV)/bin/pip install -e '.[serve]' && $(python) -m experiments.serve"
 
 test: $(VENV)/.test $(if $(TPU),$(VENV)/.tpu) ## run the whole test suite, warnings are errors; TPU=1 compiles for TPUs too
 	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder

@@ -6,9 +6,7 @@ import logging as standard_logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
-import jax
 from absl import app, flags, logging
 
 from landmarks.command import errors_as_sentences
@@ -37,10 +35,11 @@ def run(command: Callable[..., None], *, arguments: bool = False) -> None:
         if len(argv) > 1 and not arguments:
             raise app.UsageError(f"unexpected argument {argv[1]!r}")
         logging.get_absl_handler().addFilter(_is_relevant)
-        config: Any = jax.config  # Its attributes are created at import, so mypy knows none.
-        if _COMPILATION_CACHE.value and config.jax_compilation_cache_dir is None:
+        if _COMPILATION_CACHE.value:
             folder = os.path.expanduser(_COMPILATION_CACHE.value)
-            jax.config.update("jax_compilation_cache_dir", folder)
+            folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+            if jax := sys.modules.get("jax"):  # Otherwise JAX reads the variable when imported.
+                jax.config.update("jax_compilation_cache_dir", folder)
         with errors_as_sentences(FloatingPointError):
             command(*argv[1:])
 

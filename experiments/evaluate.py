@@ -4,6 +4,8 @@
         --out=reports/faces [--against=runs/baseline] [--slice_by=Male,Young] \\
         [--tune_on=validation]
 
+--pretrained in place of --workdir evaluates the network that comes with the package.
+
 Writes OUT/metrics.json, OUT/predictions.csv and OUT/report/index.html. It needs nothing of the
 training run but its workdir, and the metrics do not depend on the number of devices.
 
@@ -31,13 +33,14 @@ from experiments import cli
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import data_sets, pipeline
 from mgmtn_jax.evaluation import comparison, metrics, slices, thresholds
-from mgmtn_jax.evaluation.predictor import Predictions, Predictor, predict_split
+from mgmtn_jax.evaluation.predictor import Predictor, restore
+from mgmtn_jax.evaluation.splits import Predictions, predict_split
 from mgmtn_jax.report import face_sheets, html_report
 from mgmtn_jax.runs.history import read_history
 
 
 def evaluate(
-    workdir: epath.PathLike,
+    workdir: epath.PathLike | None,
     data_dir: epath.PathLike,
     out_dir: epath.PathLike,
     *,
@@ -54,7 +57,7 @@ def evaluate(
     """Evaluates a network and writes the three files, or none if something cannot be computed.
 
     Args:
-      workdir: Workdir of the training run.
+      workdir: Workdir of the training run; None for the shipped network.
       data_dir: Data set folder, as `landmarks.precompute` writes it.
       out_dir: Folder to write; created if missing.
       split: Split to evaluate.
@@ -109,7 +112,7 @@ def evaluate(
             metrics=summary,
             probabilities=probabilities,
             labels=labels,
-            history=read_history(workdir),
+            history=[] if workdir is None else read_history(workdir),
             sheets=sheets,
             provenance=_provenance(predictor, command),
         )
@@ -134,9 +137,11 @@ def _check_arguments(
             raise ValueError(f"{data_dir}: split {name!r} has no faces")
 
 
-def _restore(workdir: epath.PathLike, step: int | None, data_dir: epath.PathLike) -> Predictor:
+def _restore(
+    workdir: epath.PathLike | None, step: int | None, data_dir: epath.PathLike
+) -> Predictor:
     """A network that predicts the attributes of the data set, and perhaps others."""
-    predictor = Predictor.from_workdir(workdir, step)
+    predictor = restore(workdir, step)
     for folder in data_sets.folders(data_dir):
         data_sets.label_columns(folder, predictor.attribute_set)
     return predictor
@@ -246,6 +251,8 @@ def _write_files(
 
 def _main() -> None:
     values = flags.FLAGS
+    if values.pretrained == (values.workdir is not None):
+        raise ValueError("name either the --workdir of a training run or --pretrained")
     evaluate(
         values.workdir,
         values.data_dir,
@@ -264,7 +271,8 @@ def _main() -> None:
 
 def _define_flags() -> None:
     """Not on import: other commands have flags of the same names."""
-    flags.DEFINE_string("workdir", None, "Workdir of the training run to evaluate.", required=True)
+    flags.DEFINE_string("workdir", None, "Workdir of the training run to evaluate.")
+    flags.DEFINE_bool("pretrained", False, "Evaluate the network that comes with the package.")
     flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.")
     flags.DEFINE_string(
         "data_dir", None, "Data set folder, as landmarks.precompute writes it.", required=True

@@ -1,21 +1,28 @@
 """Predicts the attributes of every face in photographs.
 
-    python -m experiments.predict --workdir=runs/faces --out=answers photos/ ann.jpg
+    python -m experiments.predict photos/ ann.jpg [--workdir=runs/faces] [--out=predictions]
+
+Without --workdir it uses the network that comes with the package; its weights are for
+non-commercial research only. Labels such as Attractive, Male or Young are the opinions of
+annotators about photographs.
 
 Finds faces with dlib, aligns each as in training, and writes one JSON line per face to stdout and
 to OUT/predictions.jsonl, in the order of the files:
 
-    {"file": "ann.jpg", "face": 0, "box": [112.0, 80.0, 190.0, 158.0],
+    {"file": "ann.jpg", "face": 0, "box": [112.0, 80.0, 190.0, 158.0], "score": 2.1063,
      "attributes": {"Smiling": 0.981, ...}, "groups": {"object": ["Smiling", "Young"], ...},
      "overlay": "overlays/000000_ann.png"}
 
-`box` is left, top, right, bottom in pixels of the upright image. `attributes` are probabilities.
+`box` is left, top, right, bottom in pixels of the upright image. `score` is the detector's: the
+lower, the more doubtful that it is a face. --min_score leaves out lower ones; on 627 photographs of
+LFW, 0.3 leaves out 1.3 % of the main faces, and 0.5 leaves out 3.2 %. `attributes` are
+probabilities; --attributes=Smiling,Eyeglasses answers only these.
 `groups` lists the attributes predicted positive (probability at least 0.5) by the group that
 predicts them. `overlay` is a picture of the face under its predicted masks, relative to OUT; it is
 null for networks that predict no masks.
 
 --aligned treats each image as one face that is already cropped as in training
-(mgmtn_jax.data.alignment): the image must be square, and `box` is null.
+(mgmtn_jax.data.alignment): the image must be square, and `box` and `score` are null.
 
 A file that cannot be read is reported on stderr, the other files are still processed, and the exit
 code is 1. Folders are searched recursively; overlays that this command wrote earlier are skipped.
@@ -37,15 +44,24 @@ from experiments import cli
 from experiments.photographs.faces import AlignedCrop, FaceFinder, FindFaces
 from experiments.photographs.files import find_images
 from experiments.photographs.prediction import executor, predict
+from landmarks.detection import WEAKEST_SCORE
 from mgmtn_jax.data.images import MAX_PIXELS
-from mgmtn_jax.evaluation.predictor import Predictor
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Working directory of the trained network.", required=True
+    "workdir", None, "Working directory of the trained network; by default the shipped network."
 )
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint step; by default the newest.")
 _OUT = flags.DEFINE_string(
-    "out", None, "Output folder for predictions.jsonl and overlays/.", required=True
+    "out", "predictions", "Output folder for predictions.jsonl and overlays/."
+)
+_ATTRIBUTES = flags.DEFINE_list(
+    "attributes", [], "Names of the attributes to predict, separated by commas; by default all."
+)
+_MIN_SCORE = flags.DEFINE_float(
+    "min_score",
+    0.0,
+    "Leave out faces that the detector scores lower than this.",
+    lower_bound=WEAKEST_SCORE,
 )
 _ALIGNED = flags.DEFINE_bool("aligned", False, "Treat images as aligned crops; detect no faces.")
 _UPSAMPLE = flags.DEFINE_integer(
@@ -89,19 +105,26 @@ def main(*paths: str) -> None:
     if part[1] > 1:
         out_dir /= f"part-{part[0]:05d}-of-{part[1]:05d}"
     total = sum(1 for _ in files)
-    num_workers = min(_NUM_WORKERS.value, total // _FILES_PER_WORKER)
-    with executor(num_workers) as pool:  # Workers load dlib's models while the network is restored.
-        predictor = Predictor.from_workdir(_WORKDIR.value, _STEP.value)
+    find_faces: FindFaces
+    num_workers = min(_NUM_WORKERS.value, max(total // _FILES_PER_WORKER, 1))
+    with executor(num_workers) as pool:
+        # In this order: the workers load dlib's models while this process imports JAX.
+        if _ALIGNED.value:
+            find_faces = AlignedCrop(_MAX_PIXELS.value)
+        else:
+            find_faces = finder = FaceFinder(
+                _UPSAMPLE.value, _MAX_PIXELS.value, _TILTED.value, _MIN_SCORE.value
+            )
+            for _ in range(num_workers):
+                pool.submit(finder.prepare)
+        from mgmtn_jax.evaluation.predictor import restore
+
+        predictor = restore(_WORKDIR.value, _STEP.value)
         if _ALIGNED.value and predictor.needs_landmarks:
             raise ValueError(
                 "this network draws its masks from landmarks, which aligned crops do not have: "
                 "remove --aligned"
             )
-        find_faces: FindFaces = (
-            AlignedCrop(_MAX_PIXELS.value)
-            if _ALIGNED.value
-            else FaceFinder(_UPSAMPLE.value, _MAX_PIXELS.value, _TILTED.value)
-        )
         predict(
             predictor,
             pool,
@@ -116,6 +139,7 @@ def main(*paths: str) -> None:
                 "part": part,
                 "find_faces": repr(find_faces),
             },
+            attributes=_ATTRIBUTES.value,
         )
 
 

@@ -1,7 +1,10 @@
 """Serves a web page that shows a network's predictions for an uploaded photograph.
 
     pip install -e '.[serve]'
-    python -m experiments.serve --workdir=runs/faces
+    python -m experiments.serve [--workdir=runs/faces]
+
+Without --workdir it uses the network that comes with the package; its weights are for
+non-commercial research only.
 
 Open the printed address. The page shows every detected face with its eight predicted masks, which
 can be switched on and off, and the predicted probability of each attribute. Photographs are
@@ -21,10 +24,10 @@ from absl import flags, logging
 from experiments import cli
 from experiments.photographs import web_app
 from mgmtn_jax.data.images import MAX_PIXELS
-from mgmtn_jax.evaluation.predictor import Predictor
+from mgmtn_jax.evaluation.predictor import restore
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Working directory of the trained network.", required=True
+    "workdir", None, "Working directory of the trained network; by default the shipped network."
 )
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint step; by default the newest.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to bind: IPv4, IPv6 or a host name.")
@@ -45,11 +48,12 @@ _MAX_SECONDS = flags.DEFINE_float(
 
 def main() -> None:
     app = web_app.create(
-        Predictor.from_workdir(_WORKDIR.value, _STEP.value),
+        restore(_WORKDIR.value, _STEP.value),
         web_app.Limits(_MAX_MEGABYTES.value, _MAX_PIXELS.value, _MAX_SECONDS.value),
         host=_HOST.value,
         num_threads=_NUM_THREADS.value,
     )
+    app.state.prepare()
     logging.info("open %s (press Ctrl-C to stop)", web_app.page_url(_HOST.value, _PORT.value))
     uvicorn.run(app, host=_HOST.value, port=_PORT.value, log_level="warning", access_log=False)
 

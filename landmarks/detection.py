@@ -14,6 +14,9 @@ CELEBA_BOX: Box = (0.253, 0.427, 0.736, 0.821)
 LFW_BOX: Box = (0.308, 0.356, 0.724, 0.756)
 """The median HOG box in LFW's deep-funneled images, in fractions of the image."""
 
+WEAKEST_SCORE = -0.3
+"""The lowest score of a box that the detectors return."""
+
 DETECTORS: tuple[str, ...] = ("hog", "cnn", "none")
 
 
@@ -25,12 +28,14 @@ class Detection(NamedTuple):
       landmarks: The 68 points, always finite and plausible.
       landmark_source: Where `box` comes from, a constant of `schema`.
       implausible: True if the first prediction was implausible and has been replaced.
+      score: The detector's score, which `Detector.find_all` returns; None without one.
     """
 
     box: Float32[np.ndarray, "4"]
     landmarks: Float32[np.ndarray, "68 2"]
     landmark_source: int
     implausible: bool
+    score: float | None = None
 
 
 class FindFace(Protocol):

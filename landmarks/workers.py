@@ -10,26 +10,21 @@ import collections
 import contextlib
 import multiprocessing
 import multiprocessing.connection
-import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 
-from landmarks import shards
+from landmarks import processes, shards
 from landmarks.plausibility import Box
 from landmarks.shards import Shard
 from landmarks.sources import Reader, Source
 from landmarks.task import RUN_AGAIN, StageError, Task
 
-# The landmark model is 90 MB of trees, all of which are read for every face. If the heap grows by
-# 64 MiB instead of 128 KiB, Linux puts them on huge pages, and a prediction takes 1.9 ms instead of
-# 2.2 to 2.9.
-_GLIBC_TUNABLES = "glibc.malloc.top_pad=67108864:glibc.malloc.hugetlb=1"
 _SECONDS_BETWEEN_REPORTS = 0.1
 _SECONDS_TO_EXIT = 5.0
 
@@ -77,7 +72,7 @@ def make_shards(
     ready = set()
     idle: list[Any] = []
     try:
-        with inherited_by_workers():
+        with processes.inherited_by_workers():
             num_workers = min(num_workers, len(missing))
             for _ in range(num_workers):
                 connection, process = _start(task, source)
@@ -103,22 +98,6 @@ def make_shards(
         for process in workers.values():
             process.join(_SECONDS_TO_EXIT)
             process.kill()
-
-
-@contextlib.contextmanager
-def inherited_by_workers() -> Iterator[None]:
-    """Sets the environment and signal handling that new processes inherit, then restores them."""
-    tunables = os.environ.get("GLIBC_TUNABLES")
-    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, _GLIBC_TUNABLES)))
-    # A terminal sends Ctrl-C to every process. Only this one handles it, and ends the others.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        del os.environ["GLIBC_TUNABLES"]
-        if tunables is not None:
-            os.environ["GLIBC_TUNABLES"] = tunables
 
 
 def _start(task: Task, source: Source) -> tuple[Any, multiprocessing.process.BaseProcess]:
@@ -157,7 +136,7 @@ def _send(connection: Any, message: Any) -> None:
 
 def _work(connection: Any, task: Task, reader: Reader, fallback_box: Box) -> None:
     """The body of a worker process."""
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    threading.Thread(target=processes.exit_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _exit_cleanly)
     cv2.setNumThreads(0)  # The processes are the parallelism.
     done, reported = 0, 0.0
@@ -191,11 +170,3 @@ def _work(connection: Any, task: Task, reader: Reader, fallback_box: Box) -> Non
 def _exit_cleanly(signal_number: int, frame: Any) -> None:
     """Ends a worker through an exception, so that its partial files are removed."""
     sys.exit(128 + signal_number)
-
-
-def exit_with_parent() -> None:
-    """Ends this process when its parent dies; otherwise it would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -285,6 +285,9 @@ class AttributeSet:
         return json.dumps(self.to_dict(), indent=1)
 
 
+THRESHOLD = 0.5
+"""Probabilities at or above this are predicted positive."""
+
 CELEBA = AttributeSet.create(CELEBA_ATTRIBUTES)
 """CelebA's and LFWA's 40 attributes in their eight groups."""
 

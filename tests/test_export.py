@@ -16,9 +16,9 @@ from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.evaluation import metrics
 from mgmtn_jax.evaluation.prediction import normalize
 from mgmtn_jax.evaluation.predictor import Predictor
-from mgmtn_jax.export.artifact import export_network, export_run, load_parameters
+from mgmtn_jax.export.artifact import export_network, export_run
 from mgmtn_jax.export.model_card import MARK, model_card
-from mgmtn_jax.models import build, functional
+from mgmtn_jax.models import build, functional, parameter_files
 from mgmtn_jax.models.build import network_builder
 from tests.helpers.stubs import StubTrunk
 from tests.helpers.tiny_workdir import ATTRIBUTES, write_workdir
@@ -76,7 +76,7 @@ def test_export_keeps_mirror_averaging(workdir, predictor):
 
 
 def test_safetensors_are_bit_identical_to_the_parameters(files, predictor):
-    model = load_parameters(files / "tiny.safetensors")
+    model = parameter_files.deserialize((files / "tiny.safetensors").read_bytes())
     network = functional.create(network_builder(predictor.config, ATTRIBUTES))
     images = normalize(faces(7), np.dtype("float32"))
     outputs, _ = network(model["params"], model["batch_stats"], images)

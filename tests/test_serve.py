@@ -19,6 +19,7 @@ import uvicorn
 from PIL import Image
 
 from experiments.photographs import web_app
+from experiments.photographs.faces import FaceFinder
 from landmarks.drawing.faces import face_jpeg
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.evaluation.predictor import Predictor
@@ -146,6 +147,17 @@ def test_the_command_prints_an_ipv6_address_that_opens(workdir, tmp_path):
         finally:
             process.terminate()
         assert (status, url.startswith("http://[::1]:")) == (200, True)
+
+
+def test_the_first_photograph_waits_for_no_compilation(workdir):
+    network = Predictor.from_workdir(workdir)
+    app = web_app.create(network, LIMITS, host="127.0.0.1", num_threads=1)
+    assert network._predict_faces._cache_size() == 0
+    app.state.prepare()
+    assert network._predict_faces._cache_size() == 1
+    (answer,) = web_app._predict_faces(network, FaceFinder(0, 10**6).from_bytes(FACE, 32))
+    assert network._predict_faces._cache_size() == 1
+    assert answer["score"] > 1
 
 
 def test_a_host_without_an_address_is_one_sentence(predictor):

@@ -9,7 +9,7 @@ import pytest
 from experiments.train import train_and_evaluate
 from mgmtn_jax.attributes import CELEBA
 from mgmtn_jax.data import pipeline
-from mgmtn_jax.evaluation.predictor import Predictions
+from mgmtn_jax.evaluation.splits import Predictions
 from mgmtn_jax.models import build, functional
 from mgmtn_jax.runs.history import read_history
 from mgmtn_jax.training import optimization, profiling, step, validation

@@ -1,6 +1,6 @@
 """The work of the face-finding processes: image file to aligned crops, and masks to an overlay.
 
-Nothing here imports JAX, so that a process starts in one second.
+Nothing here imports JAX, which takes longer than the rest of a process's start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from landmarks import workers
+from landmarks import processes
 from landmarks.detection import LFW_BOX, Detection
 from landmarks.detector import Detector
 from mgmtn_jax.data import alignment
@@ -34,7 +34,7 @@ class DetectedFace(NamedTuple):
     Attributes:
       file: Path of the image as the user named it.
       number: Index of the face in its image, in order of decreasing detection score.
-      box: Left, top, right, bottom in pixels of the upright image; None for aligned crops.
+      found: The detection, in pixels of the upright image; None for aligned crops.
       image: Aligned RGB crop of the network's input size.
       landmarks: The 68 points, x then y, in pixels of the crop; None for aligned crops.
       picture: The same crop at display size.
@@ -42,10 +42,20 @@ class DetectedFace(NamedTuple):
 
     file: Path
     number: int
-    box: list[float] | None
+    found: Detection | None
     image: UInt8[np.ndarray, "s s 3"]
     landmarks: Float[np.ndarray, "68 2"] | None
     picture: UInt8[np.ndarray, "p p 3"]
+
+    @property
+    def box(self) -> list[float] | None:
+        """Left, top, right, bottom in pixels of the upright image; None for aligned crops."""
+        return None if self.found is None else [round(float(side), 1) for side in self.found.box]
+
+    @property
+    def score(self) -> float | None:
+        """The detector's score; None for aligned crops."""
+        return None if self.found is None else self.found.score
 
 
 class FindFaces(Protocol):
@@ -68,11 +78,17 @@ class FaceFinder:
       upsample: Number of times to double the image size before detection.
       max_pixels: Largest accepted image, in pixels.
       tilted: Look again at quarter turns of an image in which no face is found.
+      min_score: Lowest score of a face, see `Detector.find_all`.
     """
 
     upsample: int
     max_pixels: int
     tilted: bool = False
+    min_score: float = 0.0
+
+    def prepare(self) -> None:
+        """Loads dlib's models, which the first photograph would wait for."""
+        _detector(self.upsample)
 
     def __call__(self, path: Path, size: int) -> list[DetectedFace]:
         return self.from_bytes(read_image(path), size, path)
@@ -85,7 +101,12 @@ class FaceFinder:
           size: Side of the crops in pixels.
           path: File name to store in the results.
         """
-        image = decode_image(data, self.max_pixels)
+        return self.from_image(decode_image(data, self.max_pixels), size, path)
+
+    def from_image(
+        self, image: UInt8[np.ndarray, "height width 3"], size: int, path: Path = Path()
+    ) -> list[DetectedFace]:
+        """Detects and aligns the faces of an upright RGB image; the arguments of `from_bytes`."""
         faces = []
         for number, found in enumerate(self._find_all(image)):
             matrix = alignment.align(found.landmarks, size)
@@ -94,7 +115,7 @@ class FaceFinder:
                 DetectedFace(
                     file=path,
                     number=number,
-                    box=[round(float(side), 1) for side in found.box],
+                    found=found,
                     image=alignment.warp(image, matrix, size),
                     landmarks=alignment.transform_points(found.landmarks, matrix),
                     picture=alignment.warp(image, view, _PICTURE_SIZE),
@@ -104,10 +125,10 @@ class FaceFinder:
 
     def _find_all(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Detection]:
         find_all = _detector(self.upsample).find_all
-        detections = find_all(image)
+        detections = find_all(image, self.min_score)
         for turns in (1, 3, 2) if self.tilted else ():
             if not detections:
-                turned = find_all(np.ascontiguousarray(np.rot90(image, turns)))
+                turned = find_all(np.ascontiguousarray(np.rot90(image, turns)), self.min_score)
                 detections = [_turned_back(found, turns, image) for found in turned]
         return detections
 
@@ -154,7 +175,7 @@ def write_overlay(path: Path, face: np.ndarray, masks: np.ndarray) -> None:
 def initialize_worker() -> None:
     """Prepares a worker process: it ignores Ctrl-C, exits with its parent, and runs one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal sends Ctrl-C to every process.
-    threading.Thread(target=workers.exit_with_parent, daemon=True).start()
+    threading.Thread(target=processes.exit_with_parent, daemon=True).start()
     cv2.setNumThreads(0)  # Parallelism comes from the processes.
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import tqdm
@@ -21,10 +21,12 @@ from absl import logging
 
 from experiments.photographs.faces import DetectedFace, FindFaces, initialize_worker, write_overlay
 from experiments.photographs.files import OVERLAYS, PREDICTIONS, Progress
-from landmarks import workers
+from landmarks import processes
+from mgmtn_jax.attributes import THRESHOLD, did_you_mean
 from mgmtn_jax.data.images import ImageError
-from mgmtn_jax.evaluation.metrics import THRESHOLD
-from mgmtn_jax.evaluation.predictor import Predictor
+
+if TYPE_CHECKING:  # Worker processes import this module with `experiments.predict`, without JAX.
+    from mgmtn_jax.evaluation.predictor import Predictor
 
 _MAX_PENDING = 64  # files read ahead of the network
 _PART = 256  # files after which progress is saved
@@ -40,6 +42,7 @@ def predict(
     batch_size: int,
     total: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    attributes: Sequence[str] = (),
 ) -> None:
     """Predicts the faces of image files, and writes results as they become available.
 
@@ -57,13 +60,16 @@ def predict(
       total: Number of files, for the progress bar.
       settings: What else the predictions depend on. An interrupted run with other settings is
         started anew.
+      attributes: Names of the attributes to predict, in this order; by default all.
 
     Raises:
-      ValueError: After all files, if any could not be read; or if an interrupted run had other
-        files.
+      ValueError: Before anything is written, if an attribute is unknown or an interrupted run had
+        other files; after all files, if any could not be read.
     """
+    asked = _known(attributes, predictor.attribute_set.names)
     (out_dir / OVERLAYS).mkdir(parents=True, exist_ok=True)
-    done = Progress.begin(out_dir, {**(settings or {}), "batch_size": batch_size})
+    settings = {**(settings or {}), "batch_size": batch_size, "attributes": asked}
+    done = Progress.begin(out_dir, settings)
     remaining = iter(files)
     names = done.skip(remaining)
     path = out_dir / PREDICTIONS
@@ -76,7 +82,7 @@ def predict(
         file.truncate(done.bytes)
         file.seek(done.bytes)
         work = functools.partial(find_faces, size=predictor.config.data.image_size)
-        writer = _Writer(predictor, pool, out_dir, file, bar, batch_size, done.faces)
+        writer = _Writer(predictor, pool, out_dir, file, bar, batch_size, done.faces, asked)
 
         def save() -> None:
             writer.flush()
@@ -101,6 +107,11 @@ def predict(
                 save()
         save()
     Progress.finish(out_dir)
+    _report(done)
+
+
+def _report(done: Progress) -> None:
+    """Logs the counts of a finished run; raises a ValueError if files could not be read."""
     logging.info(
         "%d faces in %d images; no face in %d of the images",
         done.faces,
@@ -109,6 +120,16 @@ def predict(
     )
     if done.unread:
         raise ValueError(f"{done.unread} of {done.files} images could not be read")
+
+
+def _known(attributes: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    """The attributes, or all names if there are none; raises a ValueError at an unknown one."""
+    for name in attributes:
+        if name not in names:
+            raise ValueError(
+                f"this network predicts no attribute {name!r}{did_you_mean(name, names)}"
+            )
+    return attributes or names
 
 
 class _Writer:
@@ -123,9 +144,10 @@ class _Writer:
         bar: tqdm.tqdm,
         batch_size: int,
         num_faces: int,
+        asked: Sequence[str],
     ) -> None:
         self._predictor, self._pool, self._out_dir = predictor, pool, out_dir
-        self._file, self._bar = file, bar
+        self._file, self._bar, self._asked = file, bar, asked
         self._batch_size, self.num_faces = batch_size, num_faces
         self._waiting: list[DetectedFace] = []
         self._drawing: list[Future[None]] = []
@@ -145,7 +167,7 @@ class _Writer:
             future.result()
 
     def _write(self, batch: Sequence[DetectedFace]) -> None:
-        masks, rows = _predict_batch(self._predictor, batch, self.num_faces)
+        masks, rows = _predict_batch(self._predictor, batch, self.num_faces, self._asked)
         for future in self._drawing:  # Raises if an overlay of the previous batch failed.
             future.result()
         self._drawing = [
@@ -174,7 +196,7 @@ def executor(num_workers: int) -> Iterator[Executor]:
         # Spawned, not forked: a fork could inherit a lock held by another thread.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(num_workers, context, initialize_worker)
-        with workers.inherited_by_workers():
+        with processes.inherited_by_workers():
             for _ in range(num_workers):
                 pool.submit(os.getpid)  # A pool starts a process only when work finds none idle.
     try:
@@ -207,7 +229,7 @@ def _in_order(
 
 
 def _predict_batch(
-    predictor: Predictor, batch: Sequence[DetectedFace], first: int
+    predictor: Predictor, batch: Sequence[DetectedFace], first: int, asked: Sequence[str]
 ) -> tuple[np.ndarray | None, list[dict[str, Any]]]:
     """Predicts a batch of faces.
 
@@ -215,6 +237,7 @@ def _predict_batch(
       predictor: The trained network.
       batch: The faces.
       first: Number of faces before this batch; it numbers the overlays.
+      asked: Names of the attributes in the rows.
 
     Returns:
       The predicted masks (None for networks without masks), and one output row per face.
@@ -223,20 +246,25 @@ def _predict_batch(
     probabilities, masks = predictor(
         np.stack([face.image for face in batch]), np.stack(landmarks) if landmarks else None
     )
-    attribute_set = predictor.attribute_set
+    groups = {
+        group: [name for name in members if name in asked]
+        for group, members in predictor.attribute_set.groups.items()
+    }
     rows = []
     for i, face in enumerate(batch):
-        by_name = dict(zip(attribute_set.names, probabilities[i].tolist(), strict=True))
+        by_name = dict(zip(predictor.attribute_set.names, probabilities[i].tolist(), strict=True))
         overlay = None if masks is None else f"{OVERLAYS}/{first + i:06d}_{face.file.stem}.png"
         rows.append(
             {
                 "file": str(face.file),
                 "face": face.number,
                 "box": face.box,
-                "attributes": {name: round(value, 6) for name, value in by_name.items()},
+                "score": None if face.score is None else round(face.score, 4),
+                "attributes": {name: round(by_name[name], 6) for name in asked},
                 "groups": {
                     group: [name for name in members if by_name[name] >= THRESHOLD]
-                    for group, members in attribute_set.groups.items()
+                    for group, members in groups.items()
+                    if members
                 },
                 "overlay": overlay,
             }

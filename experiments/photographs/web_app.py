@@ -69,7 +69,7 @@ class _RejectedUpload(Exception):
 
 
 def create(predictor: Predictor, limits: Limits, *, host: str, num_threads: int) -> Starlette:
-    """Creates the application.
+    """Creates the application. `app.state.prepare()` spares the first photograph the compilation.
 
     Args:
       predictor: The trained network.
@@ -115,11 +115,20 @@ def create(predictor: Predictor, limits: Limits, *, host: str, num_threads: int)
         for pool in (readers, network):
             pool.shutdown(cancel_futures=True)
 
-    return Starlette(
+    def prepare() -> None:
+        """Loads dlib's models and compiles the network, as the first photograph would."""
+        nobody = readers.submit(finder.from_image, np.zeros((8, 8, 3), np.uint8), size)
+        face = np.zeros((1, size, size, 3), np.uint8), np.zeros((1, 68, 2), np.float32)
+        network.submit(predictor, *face).result()
+        nobody.result()
+
+    app = Starlette(
         routes=[Route("/", index), Route("/predict", predict, methods=["POST"])],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(host))],
         lifespan=lifespan,
     )
+    app.state.prepare = prepare
+    return app
 
 
 def allowed_hosts(host: str) -> list[str]:
@@ -232,6 +241,7 @@ def _face_json(
         }
     return {
         "box": face.box,
+        "score": face.score,
         "picture": pictures.picture_uri(face.picture),
         "masks": masks,
         "attributes": dict(zip(attribute_set.names, probabilities, strict=True)),

@@ -30,17 +30,17 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import storage
+from mgmtn_jax.data.landmark_sources import CNN as CNN
+from mgmtn_jax.data.landmark_sources import FALLBACK as FALLBACK
+from mgmtn_jax.data.landmark_sources import GIVEN as GIVEN
+from mgmtn_jax.data.landmark_sources import HOG as HOG
+from mgmtn_jax.data.landmark_sources import LANDMARK_SOURCES as LANDMARK_SOURCES
 from mgmtn_jax.data.storage import atomic_file
 from mgmtn_jax.data.tfrecord import TFRecordSource
 from mgmtn_jax.data.tfrecord_index import FRAME_BYTES, CorruptRecordError
 
 DATASET_NAME = "faces"
 NUM_LANDMARKS = 68
-
-HOG, CNN, FALLBACK, GIVEN = 0, 1, 2, 3
-"""Values of `landmark_source`: found by dlib's HOG or CNN detector; by neither, so that the
-landmarks are a guess in a fixed box; or its box was given by the data source."""
-LANDMARK_SOURCES: tuple[str, ...] = ("hog", "cnn", "fallback", "given")
 
 YES, NO, UNKNOWN = 1, 0, -1
 """Values of a label. Unknown labels are excluded from losses and metrics."""

@@ -6,8 +6,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
-THRESHOLD = 0.5
-"""Probabilities at or above this are predicted positive."""
+from mgmtn_jax.attributes import THRESHOLD
 
 INTERVAL = (2.5, 97.5)
 """Percentiles that bound a 95 % interval."""

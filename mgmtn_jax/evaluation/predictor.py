@@ -1,120 +1,28 @@
-"""A trained network restored from its workdir, and prediction of a whole split."""
+"""A trained network, restored, as a function of aligned faces."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
-import tqdm
+from absl import logging
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
-from mgmtn_jax.attributes import REGIONS, AttributeSet
-from mgmtn_jax.data import pipeline
-from mgmtn_jax.data.schema import OnCorrupt
+from mgmtn_jax import pretrained
+from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import functional
 from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.models.layers import Landmarks
 from mgmtn_jax.runs import partitioning
-from mgmtn_jax.runs.checkpoints import load_metadata, load_model
 
 _MAX_DEVICE_BATCH_SIZE = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """Predictions for the faces of a split.
-
-    Attributes:
-      probabilities: Predicted probabilities, in the order of the attribute set.
-      labels: 1 positive, 0 negative, -1 unknown.
-      index: Position of each face in its split.
-      mask_iou: region -> intersection over union of predicted and ground-truth mask, over all cells
-        of the split; empty for networks without masks.
-    """
-
-    probabilities: Float[np.ndarray, "n a"]
-    labels: Int[np.ndarray, "n a"]
-    index: Int[np.ndarray, " n"]
-    mask_iou: dict[str, float]
-
-
-def predict_split(
-    eval_step: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
-    mesh: Mesh,
-    data_dir: epath.PathLike,
-    split: str,
-    *,
-    batch_size: int,
-    image_size: int,
-    num_threads: int,
-    on_corrupt: OnCorrupt = "raise",
-    attribute_set: AttributeSet | None = None,
-) -> Predictions:
-    """Predicts every face of a split, with a progress bar on a terminal.
-
-    Every process of the group calls it and gets the predictions of the whole split.
-
-    Args:
-      eval_step: Jitted evaluation step with the parameters bound, from a sharded batch to
-        replicated results.
-      mesh: Mesh that the batches are sharded over.
-      data_dir: Data set folder.
-      split: Name of the split.
-      batch_size: Global batch size, of all processes together.
-      image_size: Side of the crops in pixels.
-      num_threads: Threads of this process that decode and align.
-      on_corrupt: Treatment of damaged records, see `data.faces.Faces`. A skipped record has no
-        row in the predictions.
-      attribute_set: The network's attributes, if they may differ from those of the data set.
-
-    Raises:
-      FileNotFoundError, ValueError: if the split does not exist or the batch size does not divide,
-        see `pipeline.evaluation_batches`.
-      CorruptRecordError: if a record is damaged and `on_corrupt` is `raise`.
-    """
-    columns: dict[str, list[np.ndarray]] = {"probabilities": [], "labels": [], "index": []}
-    intersection = np.zeros(len(REGIONS), np.int64)
-    union = np.zeros(len(REGIONS), np.int64)
-    batches = pipeline.evaluation_batches(
-        data_dir,
-        split=split,
-        batch_size=batch_size,
-        image_size=image_size,
-        num_threads=num_threads,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        on_corrupt=on_corrupt,
-        attribute_set=attribute_set,
-    )
-    with contextlib.closing(batches):
-        progress = tqdm.tqdm(batches, split, batches.num_batches, unit="batch", disable=None)
-        for batch in progress:
-            result = jax.device_get(eval_step(partitioning.shard_batch(mesh, batch)))
-            valid = result["valid"]
-            for name, rows in columns.items():
-                rows.append(result[name][valid])
-            if "union" in result:
-                intersection += result["intersection"].sum(0, dtype=np.int64)
-                union += result["union"].sum(0, dtype=np.int64)
-    arrays = {name: np.concatenate(rows) for name, rows in columns.items()}
-    return Predictions(
-        **arrays,
-        mask_iou={
-            region: float(intersection[k] / union[k])
-            for k, region in enumerate(REGIONS)
-            if union[k]
-        },
-    )
 
 
 class FacePredictions(NamedTuple):
@@ -190,6 +98,9 @@ class Predictor:
           FileNotFoundError: if the checkpoint does not exist.
           ValueError: if the checkpoint is damaged.
         """
+        # Not on top: importing Orbax takes longer than restoring the shipped network.
+        from mgmtn_jax.runs.checkpoints import load_metadata, load_model
+
         step, metadata = load_metadata(workdir, step)
         config = ml_collections.ConfigDict(metadata["config"])
         attribute_set = AttributeSet.from_dict(metadata["attributes"])
@@ -203,6 +114,31 @@ class Predictor:
         variables = load_model(workdir, step, abstract)
         network = functional.create(build)
         return cls(network, variables, config, attribute_set, step, metadata["revision"], mesh)
+
+    @classmethod
+    def from_pretrained(cls, folder: epath.PathLike | None = None) -> Predictor:
+        """Restores the network that comes with the package, on all devices of this process group.
+
+        Its weights are for non-commercial research only, which the first call of a process logs.
+
+        Args:
+          folder: Folder that `pretrained.save` wrote; by default that of the shipped network.
+
+        Raises:
+          FileNotFoundError: if a file is missing.
+          ValueError: if a file is damaged.
+        """
+        if folder is None:
+            logging.log_first_n(logging.WARNING, pretrained.LICENCE, 1)
+        found = pretrained.load(folder)
+        config = ml_collections.ConfigDict(found.config)
+        network = functional.create(network_builder(config, found.attribute_set))
+        mesh = partitioning.create_mesh(-1, 1, jax.device_count())
+        shardings = partitioning.state_shardings(mesh, found.variables)
+        variables = jax.device_put(found.variables, shardings)
+        return cls(
+            network, variables, config, found.attribute_set, found.step, found.revision, mesh
+        )
 
     def digest(self) -> str:
         """SHA-256 over the config and every array: equal for networks that predict the same."""
@@ -271,3 +207,21 @@ class Predictor:
         )
         count = len(images)
         return FacePredictions(probabilities[:count], None if masks is None else masks[:count])
+
+
+def restore(workdir: epath.PathLike | None, step: int | None = None) -> Predictor:
+    """Restores the network of a workdir or, without a workdir, the shipped one.
+
+    Args:
+      workdir: Workdir of a training run; None for the network that comes with the package.
+      step: Step of the checkpoint; the newest by default.
+
+    Raises:
+      FileNotFoundError, ValueError: if the network does not exist or is damaged, or a step of the
+        shipped network is asked for.
+    """
+    if workdir is not None:
+        return Predictor.from_workdir(workdir, step)
+    if step is not None:
+        raise ValueError(f"step {step} of which run? Name its workdir, or leave out the step")
+    return Predictor.from_pretrained()

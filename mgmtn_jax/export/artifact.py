@@ -11,25 +11,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import safetensors.numpy
 from absl import logging
 from etils import epath
 from jax import export
 from jaxtyping import Array, UInt8
 
+from mgmtn_jax import pretrained
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.data import alignment
 from mgmtn_jax.evaluation.prediction import make_predict
-from mgmtn_jax.evaluation.predictor import Predictor
+from mgmtn_jax.evaluation.predictor import Predictor, restore
 from mgmtn_jax.export.model_card import MARK, model_card
-from mgmtn_jax.models.functional import Variables
+from mgmtn_jax.models import parameter_files
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_SEPARATOR = "/"
 
 
 def export_run(
-    workdir: epath.PathLike,
+    workdir: epath.PathLike | None,
     step: int | None,
     out: epath.PathLike,
     metrics_file: epath.PathLike | None = None,
@@ -37,7 +36,7 @@ def export_run(
     """Restores a network and writes artifact, description, parameters and model card.
 
     Args:
-      workdir: Workdir of the training run.
+      workdir: Workdir of the training run; None for the shipped network.
       step: Step of the checkpoint; the newest if None.
       out: Path of the artifact; the other files are written beside it.
       metrics_file: `metrics.json` of an evaluation, for the model card.
@@ -59,15 +58,43 @@ def export_run(
             "another folder"
         )
     metrics = None if metrics_file is None else json.loads(epath.Path(metrics_file).read_text())
-    predictor = Predictor.from_workdir(workdir, step)
+    predictor = restore(workdir, step)
     exported = export_network(predictor)
     description = describe(predictor, exported)
     artifact.parent.mkdir(parents=True, exist_ok=True)
     artifact.write_bytes(bytes(exported.serialize()))
     artifact.with_suffix(".json").write_text(json.dumps(description, indent=1))
-    save_parameters(predictor, artifact.with_suffix(".safetensors"))
+    weights = parameter_files.serialize(predictor.variables)
+    artifact.with_suffix(".safetensors").write_bytes(weights)
     card.write_text(model_card(artifact.name, description, metrics))
     logging.info("wrote %s (%.1f MB) and %s", artifact, artifact.stat().length / 1e6, card)
+
+
+def export_pretrained(
+    workdir: epath.PathLike | None, step: int | None, folder: epath.PathLike
+) -> None:
+    """Restores a network and writes the files of a shipped network, see `pretrained.save`.
+
+    Args:
+      workdir: Workdir of the training run; None for the shipped network.
+      step: Step of the checkpoint; the newest if None.
+      folder: Folder to write.
+
+    Raises:
+      FileNotFoundError, ValueError: if the network does not exist, or exceeds the range of float16.
+    """
+    predictor = restore(workdir, step)
+    digest = pretrained.save(
+        folder,
+        pretrained.Pretrained(
+            predictor.config.to_dict(),
+            predictor.attribute_set,
+            predictor.step,
+            predictor.revision,
+            predictor.variables,
+        ),
+    )
+    logging.info("wrote step %d to %s; SHA-256 of the weights: %s", predictor.step, folder, digest)
 
 
 def export_network(predictor: Predictor) -> export.Exported:
@@ -129,22 +156,3 @@ def describe(predictor: Predictor, exported: export.Exported) -> dict[str, Any]:
         "revision": predictor.revision,
         "config": predictor.config.to_dict(),
     }
-
-
-def save_parameters(predictor: Predictor, path: epath.PathLike) -> None:
-    """Writes params and batch_stats as one safetensors file, with keys joined by slashes."""
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(predictor.variables))
-    tensors = {_SEPARATOR.join(key.key for key in path): leaf for path, leaf in leaves}
-    epath.Path(path).write_bytes(safetensors.numpy.save(tensors))
-
-
-def load_parameters(path: epath.PathLike) -> Variables:
-    """Reads the `params` and `batch_stats` that `save_parameters` wrote, as NumPy arrays."""
-    tree: Variables = {}
-    for name, tensor in safetensors.numpy.load(epath.Path(path).read_bytes()).items():
-        *parents, leaf = name.split(_SEPARATOR)
-        branch = tree
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[leaf] = tensor
-    return tree

@@ -11,7 +11,8 @@ from etils import epath
 
 from mgmtn_jax.data import alignment, pipeline
 from mgmtn_jax.data.images import decode_image
-from mgmtn_jax.evaluation.predictor import Predictions, Predictor
+from mgmtn_jax.evaluation.predictor import Predictor
+from mgmtn_jax.evaluation.splits import Predictions
 from mgmtn_jax.report import html_report, notable_predictions
 
 

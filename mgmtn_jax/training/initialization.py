@@ -5,11 +5,12 @@
 | (empty) | random, a function of train.seed |
 | dlib | dlib's face-recognition network, installed with the landmark model; for dlib_resnet29 |
 | FILE.safetensors | a ResNet or ResNeSt as published by torchvision or timm |
+| mgmtn | the network that comes with the package, of the same trunk |
 | WORKDIR | the newest checkpoint of an earlier run with the same trunk |
 
-Published weights initialise the trunk only; masks, fusion and heads stay randomly initialised. A
-workdir initialises every array that fits, and the heads only if both runs have the same attributes
-and the same groups in the same order.
+Published weights initialise the trunk only; masks, fusion and heads stay randomly initialised. The
+shipped network and a workdir initialise every array that fits, and the heads only if both networks
+have the same attributes and the same groups in the same order.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from mgmtn_jax import pretrained
 from mgmtn_jax.attributes import AttributeSet
-from mgmtn_jax.evaluation.predictor import Predictor
+from mgmtn_jax.evaluation.predictor import restore
 from mgmtn_jax.models.dlib_weights import load_dlib
 from mgmtn_jax.models.functional import State, Variables
 from mgmtn_jax.models.imagenet_weights import load_imagenet
@@ -50,12 +52,13 @@ def with_pretrained(
       ValueError: If the weights do not fit the trunk.
     """
     source, params, batch_stats = model_config.pretrained, state["params"], state["batch_stats"]
-    if source != "dlib" and epath.Path(source).is_dir():
-        params, batch_stats = _from_workdir(model_config, attribute_set, params, batch_stats)
+    if source == pretrained.NAME or (source != "dlib" and epath.Path(source).is_dir()):
+        params, batch_stats = _from_network(model_config, attribute_set, params, batch_stats)
     elif (source == "dlib") != (model_config.trunk == "dlib_resnet29"):
         raise ValueError(
             f"model.pretrained={source!r} does not fit model.trunk={model_config.trunk!r}: dlib "
-            "fits dlib_resnet29 only; other trunks take a safetensors file or a workdir"
+            "fits dlib_resnet29 only; other trunks take a safetensors file, a workdir or "
+            f"{pretrained.NAME}"
         )
     elif source == "dlib":
         trunk, _ = load_dlib(params["trunk"], IMAGE_MEAN, IMAGE_STD)
@@ -69,15 +72,15 @@ def with_pretrained(
     return state | averaged | {"params": params, "batch_stats": batch_stats}
 
 
-def _from_workdir(
+def _from_network(
     model_config: ml_collections.ConfigDict,
     attribute_set: AttributeSet,
     params: Variables,
     batch_stats: Variables,
 ) -> tuple[Variables, Variables]:
-    """Params and batch_stats with every array of the workdir's newest checkpoint that fits."""
+    """Params and batch_stats with every array that fits, of a workdir or the shipped network."""
     source = model_config.pretrained
-    earlier = Predictor.from_workdir(source)
+    earlier = restore(None if source == pretrained.NAME else source)
     for field in ("trunk", "width"):
         if earlier.config.model[field] != model_config[field]:
             raise ValueError(

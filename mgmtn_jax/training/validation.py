@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.evaluation import metrics
-from mgmtn_jax.evaluation.predictor import predict_split
+from mgmtn_jax.evaluation.splits import predict_split
 from mgmtn_jax.models.functional import State
 
 
