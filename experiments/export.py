@@ -33,8 +33,10 @@ def _main() -> None:
     if values.format == "pretrained":
         if values.metrics is not None:
             raise ValueError("--format=pretrained writes no model card for --metrics")
-        export_pretrained(values.workdir, values.step, values.out)
+        export_pretrained(values.workdir, values.step, values.out, values.answers_of)
         return
+    if values.answers_of:
+        raise ValueError("--answers_of is for --format=pretrained")
     export_run(values.workdir, values.step, values.out, values.metrics)
 
 
@@ -55,6 +57,12 @@ def _define_flags() -> None:
         None,
         "Path of the artifact, the other files are written beside it; for pretrained, the folder.",
         required=True,
+    )
+    flags.DEFINE_list(
+        "answers_of",
+        [],
+        "For pretrained, and a network trained with data.separate: folder names of the data sets "
+        "whose answers are kept. Answers of several are averaged.",
     )
     flags.DEFINE_string("metrics", None, "metrics.json of experiments.evaluate, for the card.")
 

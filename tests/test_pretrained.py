@@ -84,6 +84,19 @@ def test_the_same_network_gives_the_same_bytes(folder, workdir, tmp_path):
     assert dtypes == {np.dtype("float16")}
 
 
+def test_the_answers_of_one_data_set_are_kept(tmp_path):
+    separate = AttributeSet.create(["a/Smiling", "a/Bald", "b/Smiling", "b/Bald"])
+    workdir = write_workdir(tmp_path / "run", attribute_set=separate, trunk="stub")
+    export_pretrained(workdir, None, tmp_path / "b", ["b"])
+    faces = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    whole, kept = Predictor.from_workdir(workdir), Predictor.from_pretrained(tmp_path / "b")
+    assert kept.attribute_set.names == ("Smiling", "Bald")
+    expected = whole(faces).probabilities[:, 2:]
+    np.testing.assert_allclose(kept(faces).probabilities, expected, atol=2e-3)
+    with pytest.raises(ValueError, match="cannot join the answers of c"):
+        export_pretrained(workdir, None, tmp_path / "c", ["c"])
+
+
 def test_a_value_beyond_float16_is_named(folder, tmp_path):
     network = pretrained.load(folder)
     network.variables["params"]["aml"]["project"] = {"bias": np.array([1e5], np.float32)}

@@ -7,6 +7,7 @@ it does not install itself.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,9 +19,10 @@ from jaxtyping import Array, UInt8
 
 from mgmtn_jax import pretrained
 from mgmtn_jax.attributes import REGIONS
-from mgmtn_jax.data import alignment
+from mgmtn_jax.data import alignment, data_sets
 from mgmtn_jax.evaluation.prediction import make_predict
 from mgmtn_jax.evaluation.predictor import Predictor, restore
+from mgmtn_jax.export.joined_heads import join_heads
 from mgmtn_jax.export.model_card import MARK, model_card
 from mgmtn_jax.models import parameter_files
 
@@ -71,7 +73,10 @@ def export_run(
 
 
 def export_pretrained(
-    workdir: epath.PathLike | None, step: int | None, folder: epath.PathLike
+    workdir: epath.PathLike | None,
+    step: int | None,
+    folder: epath.PathLike,
+    answers_of: Sequence[str] = (),
 ) -> None:
     """Restores a network and writes the files of a shipped network, see `pretrained.save`.
 
@@ -79,19 +84,29 @@ def export_pretrained(
       workdir: Workdir of the training run; None for the shipped network.
       step: Step of the checkpoint; the newest if None.
       folder: Folder to write.
+      answers_of: Folder names of the data sets whose answers are kept, see `join_heads`; only for
+        networks trained with `data.separate`.
 
     Raises:
-      FileNotFoundError, ValueError: if the network does not exist, or exceeds the range of float16.
+      FileNotFoundError, ValueError: if the network does not exist, exceeds the range of float16, or
+        has no answers of these data sets.
     """
     predictor = restore(workdir, step)
+    params, attribute_set = predictor.variables["params"], predictor.attribute_set
+    if answers_of:
+        params, attribute_set = join_heads(params, attribute_set, answers_of)
+    config = predictor.config.to_dict()
+    # The names of the data sets say what it was trained on; where they were is of no use elsewhere.
+    names = [epath.Path(path).name for path in data_sets.folders(config["data"]["dir"])]
+    config["data"]["dir"] = ",".join(names)
     digest = pretrained.save(
         folder,
         pretrained.Pretrained(
-            predictor.config.to_dict(),
-            predictor.attribute_set,
+            config,
+            attribute_set,
             predictor.step,
             predictor.revision,
-            predictor.variables,
+            predictor.variables | {"params": params},
         ),
     )
     logging.info("wrote step %d to %s; SHA-256 of the weights: %s", predictor.step, folder, digest)
