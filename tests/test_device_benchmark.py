@@ -67,6 +67,41 @@ def test_every_section_is_measured_and_written(setting, monkeypatch):
     assert all(row["operation"] in text for row in largest)
 
 
+def _profile(planes):
+    """A profile of plane -> line -> events of a second, each the name of an operation."""
+    text = ""
+    for plane, lines in planes.items():
+        names = sorted({name for events in lines.values() for name in events})
+        text += f'planes {{ name: "{plane}" '
+        for key, name in enumerate(names):
+            text += f'event_metadata {{ key: {key} value {{ id: {key} name: "{name}" }} }} '
+        for line, events in lines.items():
+            text += f'lines {{ name: "{line}" '
+            for name in events:
+                text += f"events {{ metadata_id: {names.index(name)} duration_ps: {10**12} }} "
+            text += "} "
+        text += "}\n"
+    return jax.profiler.ProfileData.from_text_proto(text)
+
+
+CPU = {"/host:CPU": {"tf_XLAPjRtCpuClient/1": ["dot.1", "dot.1", "end: dot.1"], "python": ["f"]}}
+
+
+@pytest.mark.parametrize(
+    ("planes", "expected"),
+    [
+        (CPU, {"dot.1": 2}),
+        # As libtpu writes it without a TPU; test_compile.py loads it into this process.
+        ({"/device:CUSTOM:Megascale Trace": {}} | CPU, {"dot.1": 2}),
+        ({"/device:TPU:0": {"Steps": ["1"], "XLA Ops": ["fusion.2"]}} | CPU, {"fusion.2": 1}),
+        ({f"/device:GPU:{i}": {"Stream #7": ["gemm"]} for i in range(2)} | CPU, {"gemm": 2}),
+        ({"/host:CPU": {"python": ["f"]}}, {}),
+    ],
+)
+def test_operations_are_those_of_the_devices_or_else_of_the_cpu(planes, expected):
+    assert device.operation_seconds(_profile(planes)) == expected
+
+
 def test_a_network_that_does_not_fit_is_not_tried_with_more_faces(setting, monkeypatch):
     tried = []
 

@@ -272,11 +272,12 @@ def operation_seconds(profile: jax.profiler.ProfileData) -> collections.Counter[
     """Sums the seconds of each operation of XLA over all devices of a profile.
 
     TPUs and GPUs have planes of their own; the CPU's operations are on the threads of its client.
+    A device's plane may hold none: libtpu, once loaded, adds one for its network to any profile.
     """
-    total: collections.Counter[str] = collections.Counter()
-    planes = list(profile.planes)
-    devices = [plane for plane in planes if plane.name.startswith("/device:")]
-    for plane in devices or planes:
+    device: collections.Counter[str] = collections.Counter()
+    host: collections.Counter[str] = collections.Counter()
+    for plane in profile.planes:
+        total = device if plane.name.startswith("/device:") else host
         for line in plane.lines:
             # A GPU has a line for each stream beside the ones that group them.
             if not line.name.startswith(("XLA Ops", "Stream", "tf_XLA")):
@@ -284,4 +285,4 @@ def operation_seconds(profile: jax.profiler.ProfileData) -> collections.Counter[
             for event in line.events:
                 if not event.name.startswith(_NO_OPERATIONS) and "::" not in event.name:
                     total[event.name] += event.duration_ns / 1e9
-    return total
+    return device or host
