@@ -16,7 +16,6 @@ import fcntl
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from experiments import cli
+from experiments.ablation import processes
 from experiments.ablation.cells import CELLS, Run, check, claim, parse_seeds, plan
 from experiments.ablation.table import LabelledSplit, read_labels, summarize, write
 from mgmtn_jax.data import pipeline
@@ -129,28 +129,10 @@ def _train_and_evaluate(
         f"--split={split}",
         f"--out={partial}",
     ]
-    if _call(train) or _call(evaluate):
+    if processes.call(train) or processes.call(evaluate):
         return False
     partial.rename(run.workdir / split)
     return True
-
-
-def _call(arguments: Sequence[str]) -> int:
-    """Runs `python -m ARGUMENTS`, and returns its exit status.
-
-    The child has its own process group, so that Ctrl-C in a terminal does not reach it directly: it
-    receives one SIGTERM from here, upon which a training saves a checkpoint. It inherits the lock
-    file: if it outlives this process, no second ablation can write to the same folder.
-    """
-    logging.info("python -m %s", shlex.join(arguments))
-    command = [sys.executable, "-m", *arguments]
-    process = subprocess.Popen(command, process_group=0, close_fds=False)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        raise
 
 
 def _write_table(out: Path, runs: Sequence[Run], labels: LabelledSplit, split: str) -> None:
