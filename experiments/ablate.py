@@ -19,7 +19,6 @@ import fcntl
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from experiments import cli
+from experiments.ablation import processes
 from experiments.ablation.cells import (
     CELLS,
     Run,
@@ -163,7 +163,7 @@ def _train_and_evaluate(
         f"--split={run.split}",
         f"--out={partial}",
     ]
-    if _call(train) or _call(evaluate):
+    if processes.call(train) or processes.call(evaluate):
         return False
     partial.rename(run.evaluation)
     return True
@@ -175,24 +175,6 @@ def _num_steps(run: Run, config: ml_collections.ConfigDict) -> int:
     return optimization.num_steps(
         changed, pipeline.num_examples(changed.data.dir, changed.data.train_split)
     )
-
-
-def _call(arguments: Sequence[str]) -> int:
-    """Runs `python -m ARGUMENTS`, and returns its exit status.
-
-    The child has its own process group, so that Ctrl-C in a terminal does not reach it directly: it
-    receives one SIGTERM from here, upon which a training saves a checkpoint. It inherits the lock
-    file: if it outlives this process, no second ablation can write to the same folder.
-    """
-    logging.info("python -m %s", shlex.join(arguments))
-    command = [sys.executable, "-m", *arguments]
-    process = subprocess.Popen(command, process_group=0, close_fds=False)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        raise
 
 
 def _write_table(out: Path, runs: Sequence[Run], labels: LabelledSplit) -> None:

@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import json
+import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import ablate
+from experiments.ablation import processes
 from experiments.ablation.cells import CELLS, check, claim, finished, parse_seeds, plan
 from experiments.ablation.rendering import write
 from experiments.ablation.table import LabelledSplit, summarize
@@ -23,7 +26,7 @@ from tests.helpers import commands
 from tests.helpers.dotted_faces import write_dataset
 from tests.helpers.tiny import tiny_config
 
-NUM_FACES, NUM_STEPS = 16, 24
+NUM_FACES, NUM_STEPS = 16, 60
 
 
 def draw_predictions(seed, num_images=60, num_attributes=4, unknown=0.1):
@@ -296,7 +299,7 @@ def test_folds_are_trained_and_evaluated_on_other_persons(tmp_path, monkeypatch)
         (Path(given["out"]) / "metrics.json").write_text('{"mask_miou": {}}')
         return 0
 
-    monkeypatch.setattr(ablate, "_call", call)
+    monkeypatch.setattr(processes, "call", call)
     ablate.ablate(config, [], out, {"global": 1, "+AML": 1}, "train", num_folds=4)
     assert [given["config.train.seed"] for given in trained] == list("00112233")
     text = (out / "ablation.md").read_text()
@@ -339,14 +342,16 @@ def command(tmp_path_factory):
         "--config.data.validation_split=train",
         "--config.data.image_size=32",
         "--config.data.batch_size=8",
+        "--config.model.trunk=stub",
         "--config.model.width=4",
         f"--config.train.num_steps={NUM_STEPS}",
+        "--config.train.log_every=1",
         "--config.train.evaluate_every_epochs=0",
         "--seeds=1",
         "--split=train",
         f"--out={folder / 'out'}",
     ]
-    return ["experiments.ablate", *arguments], folder / "out"
+    return ["tests.helpers.with_forks", "experiments.ablate", *arguments], folder / "out"
 
 
 @pytest.fixture(scope="module")
@@ -354,19 +359,36 @@ def environment():
     return commands.environment()
 
 
-def test_the_command_stops_resumes_and_survives_a_failed_run(command, environment):
-    arguments, out = command
-    options = {"stderr": subprocess.PIPE, "text": True}
+def test_ctrl_c_ends_a_child_with_one_sigterm(monkeypatch):
+    assert processes.call(["timeit", "--number=1"]) == 0
+    assert processes.call(["timeit", "--no-such-flag"]) == 2
 
-    with commands.start([*arguments, "--cells=global"], environment, **options) as process:
-        deadline = time.monotonic() + 120
-        # A training handles signals by the time it writes its first events.
-        while not [*out.glob("global/seed-0/events.*")] and time.monotonic() < deadline:
-            assert process.poll() is None, process.stderr.read()[-3000:]
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        log = process.communicate()[1]
-    assert process.returncode == 1
+    children, popen = [], subprocess.Popen
+
+    def start_and_interrupt(*arguments, **options):
+        children.append(popen(*arguments, **options))
+        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+        return children[0]
+
+    monkeypatch.setattr(subprocess, "Popen", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        processes.call(["timeit", "import time; time.sleep(100)"])
+    assert children[0].returncode == -signal.SIGTERM
+
+
+def test_the_command_stops_resumes_and_survives_a_failed_run(command, environment, tmp_path):
+    arguments, out = command
+
+    with (tmp_path / "log").open("w") as file:
+        process = commands.fork([*arguments, "--cells=global"], environment, file, file)
+    deadline = time.monotonic() + 120
+    rows = out / "global" / "seed-0" / "metrics.jsonl"
+    while not (rows.exists() and rows.stat().st_size) and time.monotonic() < deadline:
+        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 1
+    log = (tmp_path / "log").read_text()
     assert log.endswith("stopped; run the same command again to resume\n")
     assert "Traceback" not in log
 

@@ -313,7 +313,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(predictor, tmp_path, monke
         run(tmp_path / "other")
 
 
-def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
+def test_a_killed_command_goes_on_to_the_same_bytes(predictor, tmp_path):
     workdir = write_workdir(tmp_path / "run", trunk="stub", name="global")
     pixels = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 3), np.uint8)
     for number, image in enumerate(pixels):

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from tests.helpers import commands
+from tests.helpers import commands, precompute_runs
 
 ROOT = Path(__file__).parents[1]
-NUM_FACES, NUM_STEPS, SAVE_EVERY = 60, 24, 4
+NUM_TEST_FACES = precompute_runs.LIMIT // 10
+NUM_STEPS, SAVE_EVERY = 24, 4
+WITH_STUB = "tests.helpers.with_stub"
 TRAIN = [
+    WITH_STUB,
     "experiments.train",
     "--config=experiments/configs/demo.py",
-    "--config.model.trunk=resnet18",
+    "--config.model.trunk=resnet10",
     "--config.data.image_size=32",
     "--config.data.batch_size=8",
     "--config.model.width=8",
@@ -37,11 +40,8 @@ def environment():
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory, environment):
-    folder = tmp_path_factory.mktemp("program") / "data"
-    arguments = ["--source=drawn", f"--limit={NUM_FACES}", "--seed=1", f"--out_dir={folder}"]
-    commands.run(["landmarks.precompute", *arguments, "--num_workers=2"], environment)
-    return folder
+def data_dir():
+    return precompute_runs.uninterrupted()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_damaged_checkpoint_is_named_and_the_previous_one_used(
         if path.is_file() and path.stat().st_size > 1000:
             path.write_bytes(path.read_bytes()[:500])
     arguments = [f"--workdir={copy}", f"--data_dir={data_dir}", f"--out={tmp_path}"]
-    evaluate = ["experiments.evaluate", *arguments, f"--step={NUM_STEPS}"]
+    evaluate = [WITH_STUB, "experiments.evaluate", *arguments, f"--step={NUM_STEPS}"]
     assert f"checkpoints/{NUM_STEPS}" in commands.run(evaluate, environment, status=1).stderr
     train = [*TRAIN, f"--workdir={copy}", f"--config.data.dir={data_dir}"]
     log = commands.run(train, environment).stderr
@@ -106,8 +106,9 @@ def test_damaged_checkpoint_is_named_and_the_previous_one_used(
 def test_evaluation_needs_only_the_workdir_on_any_number_of_devices(
     workdir, tmp_path, environment, data_dir
 ):
-    arguments = ["experiments.evaluate", f"--workdir={workdir}", f"--data_dir={data_dir}"]
-    arguments += [f"--against={workdir}", "--split=test", "--slice_by=Male,Young"]
+    arguments = [WITH_STUB, "experiments.evaluate", f"--workdir={workdir}"]
+    arguments += [f"--data_dir={data_dir}", f"--against={workdir}"]
+    arguments += ["--split=test", "--slice_by=Male,Young"]
     for devices in (1, 8):
         flags = [f"--out={tmp_path / str(devices)}", "--batch_size=4", "--tune_on=validation"]
         commands.run([*arguments, *flags], commands.environment(devices))
@@ -118,15 +119,15 @@ def test_evaluation_needs_only_the_workdir_on_any_number_of_devices(
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "8" / name).read_bytes()
 
     metrics = json.loads((tmp_path / "1" / "metrics.json").read_text())
-    assert metrics["num_examples"] == NUM_FACES // 10
+    assert metrics["num_examples"] == NUM_TEST_FACES
     assert len(metrics["mask_miou"]) == 8
     assert metrics["per_attribute"]["Smiling"]["group"] == "object"
     assert metrics["against"]["difference"] == {"mean": 0, "low": 0, "high": 0}
     assert list(metrics["slices"]) == ["Male", "Young"]
-    assert (metrics["tuned"]["split"], metrics["tuned"]["num_examples"]) == ("validation", 6)
+    assert (metrics["tuned"]["split"], metrics["tuned"]["num_examples"]) == ("validation", 4)
     with (tmp_path / "1" / "predictions.csv").open() as file:
         rows = list(csv.reader(file))
-    assert len(rows) == 1 + NUM_FACES // 10
+    assert len(rows) == 1 + NUM_TEST_FACES
     assert len(rows[0]) == 41
     assert all(0 <= float(cell) <= 1 for row in rows[1:] for cell in row[1:])
     page = (tmp_path / "1" / "report" / "index.html").read_text()

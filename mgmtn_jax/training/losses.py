@@ -29,9 +29,13 @@ def attribute_loss(
       num_known: Number of known labels of each attribute in the whole batch. Their sum is the
         denominator; if it is 0, so is the loss.
     """
+    return jnp.sum(_cross_entropy(logits, labels)) / jnp.maximum(jnp.sum(num_known), 1)
+
+
+def _cross_entropy(logits: Float[Array, "b a"], labels: Int[Array, "b a"]) -> Float[Array, "b a"]:
+    """Binary cross-entropy of each label, 0 if it is unknown."""
     known = (labels >= 0).astype(jnp.float32)
-    losses = optax.sigmoid_binary_cross_entropy(logits, (labels > 0).astype(jnp.float32))
-    return jnp.sum(losses * known) / jnp.maximum(jnp.sum(num_known), 1)
+    return known * optax.sigmoid_binary_cross_entropy(logits, (labels > 0).astype(jnp.float32))
 
 
 def group_losses(
@@ -48,12 +52,14 @@ def group_losses(
       num_known: See `attribute_loss`.
       attribute_set: The groups and the order of the labels.
     """
-    return {
-        f"loss/{group}": attribute_loss(logits[:, index], labels[:, index], num_known[index])
-        for group, index in zip(
-            attribute_set.group_names, map(np.array, attribute_set.group_indices), strict=True
-        )
-    }
+    groups = np.arange(len(attribute_set.group_names))
+    members = attribute_set.attribute_groups == groups[:, None]
+    # All at once and without a gradient: a loss for each doubled the tracing of a small network.
+    sums = jnp.sum(_cross_entropy(jax.lax.stop_gradient(logits), labels), axis=0)
+    counts = jnp.sum(jnp.where(members, num_known, 0), axis=1)
+    means = jnp.sum(jnp.where(members, sums, 0.0), axis=1) / jnp.maximum(counts, 1)
+    names = [f"loss/{group}" for group in attribute_set.group_names]
+    return dict(zip(names, jnp.unstack(means), strict=True))
 
 
 def mask_loss(

@@ -100,6 +100,32 @@ def _server():
     return ours
 
 
+def serve_from_here():
+    """Makes a fork of this process its server; to be called before any thread starts."""
+    global _server
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with _unwarned():
+        if not (pid := os.fork()):
+            ours.close()
+            if (request := _serve(theirs)) is not None:
+                _become(*request)
+            sys.exit()
+    theirs.close()
+
+    @atexit.register
+    def stop():
+        ours.close()
+        os.waitpid(pid, 0)
+
+    def _server():
+        return ours
+
+
+def _unwarned():
+    """JAX warns of forks; the threads that it means start later."""
+    return warnings.catch_warnings(action="ignore")
+
+
 def _serve(connection):
     """Forks for each request; returns it in the child, and None when the connection ends."""
     running = {}  # pidfd -> (pid, pipe for the exit code)
@@ -146,7 +172,7 @@ if __name__ == "__main__":
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # as in conftest
-    with warnings.catch_warnings(action="ignore"):  # JAX warns of forks; its threads start later.
+    with _unwarned():
         request = _serve(socket.socket(fileno=int(sys.argv[1])))
     if request is not None:
         _become(*request)

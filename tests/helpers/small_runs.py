@@ -15,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 from tests.helpers import commands, precompute_runs
 
 ROOT = Path(__file__).parents[2]
-NUM_STEPS, SAVE_EVERY = 60, 6
+NUM_STEPS, SAVE_EVERY = 60, 12
 FLAGS = (
     "--config=experiments/configs/common.py",
     "--config.data.image_size=32",
