@@ -118,8 +118,7 @@ def create(predictor: Predictor, limits: Limits, *, host: str, num_threads: int)
     def prepare() -> None:
         """Loads dlib's models and compiles the network, as the first photograph would."""
         nobody = readers.submit(finder.from_image, np.zeros((8, 8, 3), np.uint8), size)
-        face = np.zeros((1, size, size, 3), np.uint8), np.zeros((1, 68, 2), np.float32)
-        network.submit(predictor, *face).result()
+        network.submit(predictor.prepare).result()
         nobody.result()
 
     app = Starlette(

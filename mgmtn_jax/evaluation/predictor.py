@@ -193,6 +193,11 @@ class Predictor:
         masks = [part.masks for part in parts if part.masks is not None]
         return FacePredictions(probabilities, np.concatenate(masks) if masks else None)
 
+    def prepare(self) -> None:
+        """Compiles the prediction of a single face, so that the first one does not wait for it."""
+        size = self.config.data.image_size
+        self(np.zeros((1, size, size, 3), np.uint8), np.zeros((1, 68, 2), np.float32))
+
     def _predict(self, images: np.ndarray, landmarks: np.ndarray) -> FacePredictions:
         rows = max(-(-len(images) // jax.device_count()), 1)
         missing = jax.device_count() * (1 << (rows - 1).bit_length()) - len(images)
