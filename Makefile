@@ -6,6 +6,7 @@ DEMO ?= build/demo
 FACES ?= 4000
 WORKERS ?= 2
 TPU ?=
+BROWSER ?=
 
 python := $(VENV)/bin/python
 pip := $(python) -m pip install --quiet --disable-pip-version-check
@@ -21,7 +22,7 @@ endef
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) FACES=$(FACES) WORKERS=$(WORKERS) TPU=$(TPU)"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO=$(DEMO) FACES=$(FACES) WORKERS=$(WORKERS) TPU=$(TPU) BROWSER=$(BROWSER)"
 
 demo: $(VENV)/.runtime ## draw faces, find landmarks, train, evaluate, write the report (ten minutes on two cores)
 	$(call stage,drawing $(FACES) faces and finding their landmarks,$(python) -m landmarks.precompute \
@@ -33,7 +34,7 @@ demo: $(VENV)/.runtime ## draw faces, find landmarks, train, evaluate, write the
 	@echo "Open $(DEMO)/report/index.html in a browser; the figures are in $(DEMO)/metrics.json."
 	@echo "Try the shipped network on photographs: $(VENV)/bin/pip install -e '.[serve]' && $(python) -m experiments.serve"
 
-test: $(VENV)/.test $(if $(TPU),$(VENV)/.tpu) ## run the whole test suite, warnings are errors; TPU=1 compiles for TPUs too
+test: $(VENV)/.test $(if $(TPU),$(VENV)/.tpu) $(if $(BROWSER),$(VENV)/.browser) ## run the whole test suite, warnings are errors; TPU=1 compiles for TPUs too, BROWSER=1 opens the pages in Chromium
 	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## check style, format, types and the direction of imports
@@ -66,6 +67,10 @@ $(VENV)/.test: setup.cfg pyproject.toml $(VENV)/.runtime
 
 $(VENV)/.tpu: $(VENV)/.test
 	$(call stage,installing the compiler for TPUs: 700 MB,$(pip) --editable '.[tpu]')
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	$(call stage,installing what drives Chromium: 53 MB,$(pip) --editable '.[browser]')
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test

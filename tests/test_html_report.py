@@ -13,19 +13,13 @@ import pytest
 from PIL import Image
 
 from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
-from mgmtn_jax.evaluation import metrics, slices, thresholds
 from mgmtn_jax.report import html_report, pictures
 from mgmtn_jax.report.notable_predictions import (
     confident_correct,
     confident_errors,
     least_confident,
 )
-
-HISTORY = [
-    {"step": 10, "split": "train", "loss": 2.0, "mask_loss": 0.9, "images_per_second": 80.0},
-    {"step": 20, "split": "train", "loss": 1.0, "mask_loss": 0.4, "learning_rate": 1e-3},
-    {"step": 20, "split": "validation", "loss": 1.1, "accuracy": 85.0},
-]
+from tests.helpers.report import HISTORY, evaluated, example, sheet, write_complete
 
 
 class Page(html.parser.HTMLParser):
@@ -61,64 +55,9 @@ class Page(html.parser.HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-def example(rng, num_attributes, masks=True, selected_for=None):
-    return html_report.SheetFace(
-        image=rng.integers(0, 256, (227, 227, 3), dtype=np.uint8),
-        masks=rng.random((28, 28, 8)).astype(np.float32) if masks else None,
-        probabilities=rng.random(num_attributes).astype(np.float32),
-        labels=rng.integers(-1, 2, num_attributes),
-        key="folder/<face> & co.jpg",
-        selected_for=selected_for,
-    )
-
-
-def evaluated(attribute_set, *, masks=True, num_images=50):
-    """Metrics with everything a report can show, and what they are of."""
-    rng = np.random.default_rng(0)
-    shape = (num_images, len(attribute_set.names))
-    probabilities, labels = rng.random(shape), rng.integers(0, 2, shape)
-    labels[:, 0] = -1
-    ious = dict.fromkeys(REGIONS, 0.8) if masks else None
-    summary = metrics.summarize(probabilities, labels, attribute_set, ious, num_resamples=10)
-    return {"metrics": summary, "probabilities": probabilities, "labels": labels}
-
-
-def sheet(*faces):
-    return html_report.Sheet("Examples", "Some faces.", faces)
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    rng = np.random.default_rng(1)
-    complete = evaluated(CELEBA)
-    arrays = complete["probabilities"], complete["labels"]
-    complete["metrics"]["slices"] = slices.accuracy_gaps(
-        *arrays, CELEBA, ["Male", "Bald"], num_resamples=10
-    )
-    complete["metrics"]["tuned"] = {
-        "split": "validation",
-        "num_examples": 50,
-        **thresholds.tuned_metrics(*arrays, thresholds.tune(*arrays), CELEBA),
-    }
-    complete["metrics"]["against"] = {
-        "num_persons": 5,
-        "workdir": "runs/<other>",
-        "step": 7,
-        "mean_accuracy": 49.0,
-        "difference": {"mean": -0.5, "low": -1.25, "high": 0.25},
-        "per_attribute": {"Bald": {"this": 50.0, "other": 52.0, "difference": -2.0}},
-    }
-    path = html_report.write_report(
-        tmp_path_factory.mktemp("report") / "made" / "here",
-        title="Drawn faces",
-        **complete,
-        history=HISTORY,
-        sheets=[
-            sheet(*(example(rng, 40, selected_for=name) for name in ("Male", "Young"))),
-            sheet(*(example(rng, 40) for _ in range(24))),
-        ],
-        provenance={"Step": 20, "Configuration": {"model": {"name": "mgmtn"}}},
-    )
+    path = write_complete(tmp_path_factory.mktemp("report") / "made" / "here", CELEBA)
     assert path.name == "index.html"
     return path.read_text()
 

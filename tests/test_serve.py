@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from experiments.photographs import web_app
@@ -24,6 +22,7 @@ from landmarks.drawing.faces import face_jpeg
 from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.evaluation.predictor import Predictor
 from tests.helpers import commands
+from tests.helpers.local_server import free_port, serving
 from tests.helpers.tiny_workdir import ATTRIBUTES, write_workdir
 
 LIMITS = web_app.Limits(megabytes=2, pixels=10**6, seconds=1.0)
@@ -42,33 +41,8 @@ def predictor(workdir):
 
 @pytest.fixture(scope="module")
 def port(predictor):
-    with serving(predictor, "127.0.0.1") as port:
+    with serving(predictor, LIMITS) as port:
         yield port
-
-
-@contextlib.contextmanager
-def serving(predictor, host):
-    """The application on a port of its own, bound as the command binds it."""
-    app = web_app.create(predictor, LIMITS, host=host, num_threads=2)
-    port = free_port()
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), f"{host} cannot be bound"
-        time.sleep(0.01)
-    try:
-        yield port
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 def get(url, **headers):
@@ -124,7 +98,7 @@ def test_the_page_makes_no_request_to_other_servers(port):
     ],
 )
 def test_every_host_serves_the_page_at_the_printed_address(predictor, host, loopback):
-    with serving(predictor, host) as port:
+    with serving(predictor, LIMITS, host) as port:
         url = web_app.page_url(host, port)
         assert get(url) == 200
         # Another site's page may reach a loopback server by a name that resolves to it.
