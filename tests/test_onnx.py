@@ -30,7 +30,7 @@ from tests.helpers.tiny_workdir import ATTRIBUTES, write_workdir
 
 PAGE = (commands.ROOT / "docs" / "export.md").read_text()
 
-# Of trunks that differ in the number of blocks only, the first. Blocks repeat, so few are enough.
+# Of trunks that differ in the number of blocks only, one. Blocks repeat, so few are enough.
 VARIANTS = {**resnet.BLOCKS, **resnest.BLOCKS}
 TRUNKS = list({variant._replace(depths=()): name for name, variant in VARIANTS.items()}.values())
 TRUNKS += [name for name in build.TRUNKS if name not in VARIANTS]

@@ -124,7 +124,7 @@ class Graph:
         if isinstance(value, np.ndarray):
             return value.transpose(order)
         if isinstance(value, View):
-            value, order = value.source, [value.order[axis] for axis in order]
+            order, value = [value.order[axis] for axis in order], value.source
         return value if list(order) == sorted(order) else View(value, tuple(order))
 
     def reshape(self, value: Value, before: Shape, after: Shape) -> Value:

@@ -23,6 +23,10 @@ def _shape(operand: Any) -> tuple[Any, ...]:
     return operand.aval.shape
 
 
+def _dtype(operand: Any) -> np.dtype:
+    return operand.aval.dtype
+
+
 def _integers(values: Sequence[int]) -> np.ndarray:
     return np.array(values, np.int64)
 
@@ -74,13 +78,13 @@ def _reciprocal_root(graph: Graph, equation: core.JaxprEqn, x: Value) -> Value:
 
 
 def _select(graph: Graph, equation: core.JaxprEqn, which: Value, *cases: Value) -> Value:
-    _require(equation, len(cases) == 2 and equation.invars[0].aval.dtype == np.bool_)
+    _require(equation, len(cases) == 2 and _dtype(equation.invars[0]) == np.bool_)
     return graph.elementwise("Where", which, cases[1], cases[0])
 
 
 def _cast(graph: Graph, equation: core.JaxprEqn, x: Value) -> Value:
     dtype = np.dtype(equation.params["new_dtype"])
-    if equation.invars[0].aval.dtype == dtype:
+    if _dtype(equation.invars[0]) == dtype:
         return x
     return graph.elementwise("Cast", x, to=onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
@@ -159,7 +163,7 @@ def _gather(graph: Graph, equation: core.JaxprEqn, x: Value, indices: Value) -> 
     numbers, lengths = params["dimension_numbers"], params["slice_sizes"]
     axes = numbers.start_index_map
     _require(equation, isinstance(indices, np.ndarray) and not numbers.operand_batching_dims)
-    assert isinstance(indices, np.ndarray)
+    assert isinstance(indices, np.ndarray)  # for the type checker
     bounds = [shape[axis] - lengths[axis] for axis in axes]
     _require(equation, bool((indices >= 0).all() and (indices <= bounds).all()))
     others = [n for n, length in enumerate(lengths) if n not in axes and length != shape[n]]
@@ -216,29 +220,31 @@ def _convolution(graph: Graph, equation: core.JaxprEqn, x: Value, kernel: Value)
     return graph.transpose(result, np.argsort(spec.out_spec).tolist())
 
 
-def _pool(operator: str, **attributes: Any) -> Operation:
+def _pool(
+    graph: Graph, equation: core.JaxprEqn, x: Value, operator: str, **attributes: Any
+) -> Value:
     """Pooling of (batch, height, width, channels) over height and width."""
+    params = equation.params
+    window, padding = params["window_dimensions"], params["padding"]
+    dilated = set(params["base_dilation"]) | set(params["window_dilation"]) != {1}
+    _require(equation, len(window) == 4 and window[0] == window[3] == 1 and not dilated)
+    result = graph.emit(
+        operator,
+        graph.transpose(x, (0, 3, 1, 2)),
+        kernel_shape=window[1:3],
+        strides=params["window_strides"][1:3],
+        pads=_pads(padding[1:3]),
+        **attributes,
+    )
+    return graph.transpose(result, (0, 2, 3, 1))
 
-    def pool(graph: Graph, equation: core.JaxprEqn, x: Value) -> Value:
-        params = equation.params
-        window, padding = params["window_dimensions"], params["padding"]
-        dilated = set(params["base_dilation"]) | set(params["window_dilation"]) != {1}
-        _require(equation, len(window) == 4 and window[0] == window[3] == 1 and not dilated)
-        result = graph.emit(
-            operator,
-            graph.transpose(x, (0, 3, 1, 2)),
-            kernel_shape=window[1:3],
-            strides=params["window_strides"][1:3],
-            pads=_pads(padding[1:3]),
-            **attributes,
-        )
-        return graph.transpose(result, (0, 2, 3, 1))
 
-    return pool
+def _pool_max(graph: Graph, equation: core.JaxprEqn, x: Value) -> Value:
+    return _pool(graph, equation, x, "MaxPool")
 
 
 def _pool_sum(graph: Graph, equation: core.JaxprEqn, x: Value) -> Value:
-    mean = _pool("AveragePool", count_include_pad=1)(graph, equation, x)
+    mean = _pool(graph, equation, x, "AveragePool", count_include_pad=1)
     window = np.array(math.prod(equation.params["window_dimensions"]), np.float32)
     return graph.elementwise("Mul", mean, window)
 
@@ -251,21 +257,16 @@ OPERATIONS: dict[str, Operation] = {
             "add": "Add",
             "and": "And",
             "div": "Div",
-            "eq": "Equal",
             "exp": "Exp",
             "ge": "GreaterOrEqual",
             "gt": "Greater",
             "le": "LessOrEqual",
             "logistic": "Sigmoid",
             "lt": "Less",
-            "min": "Min",
             "mul": "Mul",
             "neg": "Neg",
-            "not": "Not",
-            "or": "Or",
             "sqrt": "Sqrt",
             "sub": "Sub",
-            "tanh": "Tanh",
         }.items()
     },
     "broadcast_in_dim": _broadcast,
@@ -282,7 +283,7 @@ OPERATIONS: dict[str, Operation] = {
     "pad": _pad,
     "reduce_max": _reduce("ReduceMax"),
     "reduce_sum": _reduce("ReduceSum"),
-    "reduce_window_max": _pool("MaxPool"),
+    "reduce_window_max": _pool_max,
     "reduce_window_sum": _pool_sum,
     "reshape": _reshape,
     "rev": _reverse,

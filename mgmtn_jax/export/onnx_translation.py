@@ -82,7 +82,8 @@ def _translate(graph: Graph, trace: core.ClosedJaxpr, inputs: Sequence[Value]) -
 
     def read(operand: core.Var | core.Literal) -> Value:
         if isinstance(operand, core.Literal):
-            return np.asarray(operand.val, operand.aval.dtype)
+            kind: Any = operand.aval
+            return np.asarray(operand.val, kind.dtype)
         return values[operand]
 
     for equation in trace.jaxpr.eqns:
