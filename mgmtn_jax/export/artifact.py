@@ -7,11 +7,12 @@ it does not install itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from absl import logging
 from etils import epath
 from jax import export
@@ -24,7 +25,8 @@ from mgmtn_jax.evaluation.prediction import make_predict
 from mgmtn_jax.evaluation.predictor import Predictor, restore
 from mgmtn_jax.export.joined_heads import join_heads
 from mgmtn_jax.export.model_card import MARK, model_card
-from mgmtn_jax.models import parameter_files
+from mgmtn_jax.models import functional, parameter_files
+from mgmtn_jax.models.build import network_builder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -113,11 +115,27 @@ def export_pretrained(
 
 
 def export_network(predictor: Predictor) -> export.Exported:
-    """Exports the network with its parameters as StableHLO, for all platforms and batch sizes.
+    """Exports `inference` as StableHLO, for all platforms and batch sizes.
+
+    Raises:
+      ValueError: if the network draws its masks from landmarks, which the function does not take.
+    """
+    function, faces = inference(predictor)
+    return export.export(jax.jit(function), platforms=PLATFORMS)(faces)
+
+
+def inference(
+    predictor: Predictor, dtype: str | None = None
+) -> tuple[Callable[[UInt8[Array, "b s s 3"]], dict[str, jax.Array]], jax.ShapeDtypeStruct]:
+    """The network with its parameters as a function of faces alone, and the shape that it takes.
 
     The function takes uint8 faces (batch, s, s, 3), RGB and aligned, and returns a dict of
     `probabilities` (batch, A) and, for networks that predict masks, `masks` (batch, m, m, 8) in the
     order of `REGIONS`, both float32.
+
+    Args:
+      predictor: The restored network.
+      dtype: Dtype of the computation in place of the training's.
 
     Raises:
       ValueError: if the network draws its masks from landmarks, which the function does not take.
@@ -129,8 +147,10 @@ def export_network(predictor: Predictor) -> export.Exported:
         )
     # NumPy arrays: arrays on a mesh would tie the function to the same number of devices.
     model = jax.device_get(predictor.variables)
-    size = predictor.config.data.image_size
-    predict = make_predict(predictor.network, predictor.config)
+    config = ml_collections.ConfigDict(predictor.config.to_dict())
+    config.model.dtype = dtype or config.model.dtype
+    network = functional.create(network_builder(config, predictor.attribute_set))
+    predict = make_predict(network, config)
 
     def run(faces: UInt8[Array, "b s s 3"]) -> dict[str, jax.Array]:
         probabilities, mask_logits = predict(model["params"], model["batch_stats"], faces, None)
@@ -140,30 +160,40 @@ def export_network(predictor: Predictor) -> export.Exported:
         return result
 
     (batch,) = export.symbolic_shape("batch")
-    faces = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
-    return export.export(jax.jit(run), platforms=PLATFORMS)(faces)
+    size = config.data.image_size
+    return run, jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
 
 
 def describe(predictor: Predictor, exported: export.Exported) -> dict[str, Any]:
     """Description of the artifact for its users, as JSON types: inputs, outputs, names, config."""
+    description = describe_network(predictor)
     return {
         "format": "jax.export",
         "jax": jax.__version__,
         "platforms": list(exported.platforms),
+        "input": description.pop("input"),
+        "outputs": {
+            path[0].key: {"shape": ["batch", *aval.shape[1:]], "dtype": str(aval.dtype)}
+            for path, aval in jax.tree_util.tree_leaves_with_path(
+                jax.tree.unflatten(exported.out_tree, exported.out_avals)
+            )
+        },
+        **description,
+    }
+
+
+def describe_network(predictor: Predictor) -> dict[str, Any]:
+    """The part of the description that is the same in every format."""
+    size = predictor.config.data.image_size
+    return {
         "input": {
-            "shape": ["batch", *exported.in_avals[0].shape[1:]],
+            "shape": ["batch", size, size, 3],
             "dtype": "uint8",
             "colors": "RGB",
             # Fractions of the side, x then y; left and right as seen in the image.
             "alignment": dict(
                 zip(("left_eye", "right_eye", "mouth"), alignment.CANONICAL, strict=True)
             ),
-        },
-        "outputs": {
-            path[0].key: {"shape": ["batch", *aval.shape[1:]], "dtype": str(aval.dtype)}
-            for path, aval in jax.tree_util.tree_leaves_with_path(
-                jax.tree.unflatten(exported.out_tree, exported.out_avals)
-            )
         },
         **predictor.attribute_set.to_dict(),
         "masks": list(REGIONS),
