@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
 
-from mgmtn_jax.attributes import REGIONS
+from mgmtn_jax.attributes import DEFAULT_GROUP, REGIONS
 from mgmtn_jax.evaluation import curves
 from mgmtn_jax.evaluation.counts import THRESHOLD
 from mgmtn_jax.evaluation.formatting import format_number
@@ -151,8 +151,14 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = format_number
-    environment.filters["words"] = lambda name: name.replace("_", " ")
+    environment.filters["words"] = _words
     return environment
+
+
+def _words(name: str) -> str:
+    """The name of an attribute, group or region in words. `object`, the method's own term, is said
+    in plain ones."""
+    return "whole face" if name == DEFAULT_GROUP else name.replace("_", " ")
 
 
 def _difference(value: float | None, baseline: float | None) -> float | None:
