@@ -48,37 +48,6 @@ from mgmtn_jax.data.storage import is_local
 from mgmtn_jax.runs.workdir import git_revision, run_metadata
 from mgmtn_jax.training import optimization
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config of the full network, one of experiments/configs/*.py."
-)
-_OUT = flags.DEFINE_string("out", None, "Local output folder for the runs and the table.")
-_CELLS = flags.DEFINE_list(
-    "cells",
-    list(CELLS),
-    "Cells to train; the others are compared with the first. FIELD=VALUE is a cell as well, such "
-    "as model.fusion=add, and FIELD=VALUE;FIELD=VALUE changes two fields.",
-)
-_SEEDS = flags.DEFINE_list(
-    "seeds",
-    None,
-    "Number of seeds per cell, then exceptions: --seeds=1,global:3,+AML+G2FF:3. By default 3, and "
-    "with --folds 1, which is one training for each fold.",
-)
-_SPLIT = flags.DEFINE_string(
-    "split",
-    None,
-    "Split to evaluate, by default validation. With --folds the split that is dealt, by default "
-    "the config's training and validation splits together.",
-)
-_FOLDS = flags.DEFINE_integer(
-    "folds",
-    0,
-    "Number of folds, at least 2: the faces of --split are dealt into folds by person, each cell "
-    "is trained once for each fold on the faces of the others, and the table is over all faces. 0 "
-    "trains on the config's own split.",
-    lower_bound=0,
-)
-
 
 def ablate(
     config: ml_collections.ConfigDict,
@@ -214,31 +183,63 @@ def _locked(out: Path) -> Iterator[None]:
         yield
 
 
-def _default_split() -> str:
-    data = _CONFIG.value.data
-    return f"{data.train_split}+{data.validation_split}" if _FOLDS.value else "validation"
-
-
 def _main() -> None:
-    flag = flags.FLAGS["config"]
+    values, flag = flags.FLAGS, flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag)
+    data, num_folds = values.config.data, values.folds
+    split = f"{data.train_split}+{data.validation_split}" if num_folds else "validation"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled like Ctrl-C
     try:
         ablate(
-            _CONFIG.value,
+            values.config,
             [
                 f"--config={config_flags.get_config_filename(flag)}",
                 *(f"--config.{field}={value}" for field, value in overrides.items()),
             ],
-            _OUT.value,
-            parse_seeds(_CELLS.value, _SEEDS.value or ["1" if _FOLDS.value else "3"]),
-            _SPLIT.value or _default_split(),
-            _FOLDS.value,
+            values.out,
+            parse_seeds(values.cells, values.seeds or ["1" if num_folds else "3"]),
+            values.split or split,
+            num_folds,
         )
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again to resume")
 
 
-if __name__ == "__main__":
+def _define_flags() -> None:
+    """Not on import: `experiments.train` has a flag of the same name."""
+    config_flags.DEFINE_config_file(
+        "config", None, "Config of the full network, one of experiments/configs/*.py."
+    )
+    flags.DEFINE_string("out", None, "Local output folder for the runs and the table.")
+    flags.DEFINE_list(
+        "cells",
+        list(CELLS),
+        "Cells to train; the others are compared with the first. FIELD=VALUE is a cell as well, "
+        "such as model.fusion=add, and FIELD=VALUE;FIELD=VALUE changes two fields.",
+    )
+    flags.DEFINE_list(
+        "seeds",
+        None,
+        "Number of seeds per cell, then exceptions: --seeds=1,global:3,+AML+G2FF:3. By default 3, "
+        "and with --folds 1, which is one training for each fold.",
+    )
+    flags.DEFINE_string(
+        "split",
+        None,
+        "Split to evaluate, by default validation. With --folds the split that is dealt, by "
+        "default the config's training and validation splits together.",
+    )
+    flags.DEFINE_integer(
+        "folds",
+        0,
+        "Number of folds, at least 2: the faces of --split are dealt into folds by person, each "
+        "cell is trained once for each fold on the faces of the others, and the table is over all "
+        "faces. 0 trains on the config's own split.",
+        lower_bound=0,
+    )
     flags.mark_flags_as_required(["config", "out"])
+
+
+if __name__ == "__main__":
+    _define_flags()
     cli.run(_main)

@@ -359,7 +359,7 @@ def environment():
     return commands.environment()
 
 
-def test_ctrl_c_ends_a_child_with_one_sigterm(monkeypatch):
+def test_ctrl_c_ends_a_child_with_one_sigterm(monkeypatch, request):
     assert processes.call(["timeit", "--number=1"]) == 0
     assert processes.call(["timeit", "--no-such-flag"]) == 2
 
@@ -371,8 +371,11 @@ def test_ctrl_c_ends_a_child_with_one_sigterm(monkeypatch):
         return children[0]
 
     monkeypatch.setattr(subprocess, "Popen", start_and_interrupt)
+    # A shell starts what runs in its background with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
-        processes.call(["timeit", "import time; time.sleep(100)"])
+        processes.call(["timeit", "import time; time.sleep(10)"])
     assert children[0].returncode == -signal.SIGTERM
 
 

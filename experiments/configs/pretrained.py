@@ -7,6 +7,8 @@
     python -m experiments.export --workdir=runs/pretrained --format=pretrained \\
         --answers_of=celeba --out=mgmtn_jax/pretrained
 
+5.66 M parameters; 0.18 G multiply-adds a face (counted by XLA, without the second answers).
+
 `small_dlib.py` and its recipe on two data sets, whose labels disagree on words and therefore have
 separate answers. The validation and test faces are kept for the figures of the card.
 """
