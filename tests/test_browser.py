@@ -65,7 +65,9 @@ def browser():
     expect.set_options(timeout=WAIT)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield browser
+        context = browser.new_context(viewport={"width": DESK, "height": 844})
+        context.set_default_timeout(WAIT)
+        yield context
         browser.close()
 
 
@@ -102,18 +104,16 @@ def logged():
 
 @pytest.fixture
 def page(browser, server, report, logged):
-    """A window of its own. Afterwards nothing was logged and nothing requested from elsewhere."""
+    """A tab of its own. Afterwards nothing was logged and nothing requested from elsewhere."""
     requested = []
-    context = browser.new_context(viewport={"width": DESK, "height": 844})
-    context.set_default_timeout(WAIT)
-    page = context.new_page()
+    page = browser.new_page()
     page.on("console", lambda message: logged.append(message.text))
     page.on("pageerror", lambda error: logged.append(str(error)))
     page.on("request", lambda request: requested.append(request.url))
     # From the start: a key may otherwise open Chromium's own dialog before Playwright takes over.
     page.on("filechooser", lambda chooser: None)
     yield page
-    context.close()
+    page.close()
     assert logged == []
     assert [url for url in requested if not url.startswith((server, report, "data:"))] == []
 
