@@ -75,6 +75,8 @@ def ablate(
     """
     if not is_local(out_dir):
         raise ValueError(f"--out={out_dir} is not local: runs and table need a local folder")
+    if num_folds == 1:
+        raise ValueError("--folds=1 leaves no faces to train on: choose at least 2 folds, or 0")
     out = Path(out_dir)
     attribute_set = load_attribute_set(config.data.dir, separate=config.data.separate)
     labels = read_labels(config.data.dir, split)

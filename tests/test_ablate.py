@@ -309,6 +309,8 @@ def test_folds_are_trained_and_evaluated_on_other_persons(tmp_path, monkeypatch)
     assert len(trained) == 8
     with pytest.raises(ValueError, match=r"16 persons, too few for 17 folds"):
         ablate.ablate(config, [], tmp_path / "other", {"global": 1}, "train", num_folds=17)
+    with pytest.raises(ValueError, match="at least 2 folds"):
+        ablate.ablate(config, [], tmp_path / "other", {"global": 1}, "train", num_folds=1)
     assert not (tmp_path / "other").exists()
 
 
