@@ -7,7 +7,8 @@
 --pretrained in place of --workdir evaluates the network that comes with the package.
 
 Writes OUT/metrics.json, OUT/predictions.csv and OUT/report/index.html. It needs nothing of the
-training run but its workdir, and the metrics do not depend on the number of devices.
+training run but its workdir, and the metrics do not depend on the number of devices, but for
+rounding.
 
 --against compares with another run on the same faces by a paired bootstrap. --slice_by compares the
 accuracy on faces with and without an attribute. --tune_on adds the metrics at thresholds that
@@ -159,7 +160,7 @@ def _predict(
         predictor.mesh,
         data_dir,
         split,
-        # Every device runs the same shapes, so the metrics are bit-identical on any number of them.
+        # Every device runs the same shapes, so that the metrics differ by rounding at most.
         batch_size=batch_size * jax.device_count(),
         image_size=predictor.config.data.image_size,
         num_threads=num_threads,

@@ -234,9 +234,6 @@ def test_the_card_states_licence_and_limits():
         assert statement in text
 
 
-@pytest.mark.skipif(
-    not (pretrained.FOLDER / "weights.safetensors").exists(), reason="no weights are shipped yet"
-)
 def test_the_shipped_network_is_the_one_of_the_card():
     network = pretrained.load()
     weights = (pretrained.FOLDER / "weights.safetensors").read_bytes()

@@ -20,7 +20,6 @@ from jaxtyping import Int, Int64
 from mgmtn_jax.data import schema, storage
 from mgmtn_jax.data.tfrecord import TFRecordSource
 
-_MIN_FOLDERS = 20  # Fewer folders are hardly one for each person.
 _FOLD = re.compile(r"(not)?([0-9]+)of([0-9]+)", re.ASCII)
 
 
@@ -81,7 +80,7 @@ def open_split(
     if len(np.unique(persons)) < fold.of:
         raise ValueError(
             f"{os.fspath(data_dir)}, split {name!r} has {len(np.unique(persons))} persons, too few "
-            f"for {fold.of} folds"
+            f"for {fold.of} folds; without names, those in one folder are taken for one person"
         )
     return _Selected(source, _positions(persons, fold))
 
@@ -172,8 +171,8 @@ def _scan(
 
 def persons(keys: Iterable[str], named: Iterable[int | None]) -> Int64[np.ndarray, " faces"]:
     """Tells apart who is on each face: the person that the data set names, else the folder of the
-    image if there are at least 20 folders, else the image itself. In a data set that names persons,
-    a face without a name is a person of its own.
+    image if there are several folders, else the image itself. In a data set that names persons, a
+    face without a name is a person of its own.
 
     Args:
       keys: The key of each face, in most data sets the path of its image.
@@ -181,7 +180,7 @@ def persons(keys: Iterable[str], named: Iterable[int | None]) -> Int64[np.ndarra
     """
     names, given = list(keys), list(named)
     folders = [key.rpartition("/")[0] for key in keys]
-    if not any(given) and len(set(folders)) >= _MIN_FOLDERS:
+    if not any(given) and len(set(folders)) > 1:
         names = folders
     pairs = zip(names, given, strict=True)
     return np.array([person or person_hash(name) for name, person in pairs], np.int64)
