@@ -101,6 +101,19 @@ def test_oracle_masks_are_the_drawn_regions_or_ones_for_invalid_landmarks():
         aml.OracleMasks()(batch["image"], features, None, train=False)
 
 
+@pytest.mark.parametrize(
+    ("mask_grid", "size", "cells"),
+    [("fused", 224, 28), ("finest", 224, 56), ("fused", 112, 28), ("finest", 112, 28)],
+)
+def test_masks_have_the_grid_of_the_finest_fused_map(stub_config, mask_grid, size, cells):
+    config = stub_config(mask_grid=mask_grid)
+    config.data.image_size = size
+    builder = build.network_builder(config, ATTRIBUTES)
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    outputs, _ = jax.eval_shape(functional.create(builder), *random_variables(builder), images)
+    assert outputs.mask_logits.shape == (2, cells, cells, len(REGIONS))
+
+
 def test_oracle_network_depends_on_the_landmarks(stub_config):
     builder = build.network_builder(stub_config(masks="oracle"), ATTRIBUTES)
     network, variables = functional.create(builder), random_variables(builder)

@@ -12,7 +12,7 @@ learning rate and fewer epochs, add
 
 The baseline is the same command with --config.model.name=global.
 
-23.87 M parameters; 4.11 G multiply-adds a face, 1.03 times those of the plain ResNet-50 (counted by
+23.86 M parameters; 4.06 G multiply-adds a face, 1.02 times those of the plain ResNet-50 (counted by
 XLA, with `experiments.benchmark step`).
 
 Never run: no accelerator and no full copy of CelebA was available. Public code for ResNets on

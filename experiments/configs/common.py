@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters stay float32
     model.masks = "fcn"  # fcn | unet | oracle | uniform: see mgmtn_jax.models.aml
     model.mask_training = "stop_gradient"  # stop_gradient | joint | two_stage, for fcn and unet
+    model.mask_grid = "fused"  # fused | finest, for fcn and oracle: see mgmtn_jax.models.aml
     model.mask_width = 32  # channels of the mask decoder, or of a U-Net's first level
     model.fusion = "concat"  # concat | add | gated | attention | none: mgmtn_jax.models.fusion
     model.group_width = 32  # channels of a group feature at each of three scales (G2FF)

@@ -10,7 +10,7 @@ as safetensors, or the workdir of a run on CelebA (--config.model.pretrained=run
 With neither, use `lfwa_small.py`. LFWA has no validation split: the test split is evaluated once,
 at the end, and must not be used to choose anything.
 
-23.87 M parameters; 4.11 G multiply-adds a face, 1.03 times those of the plain ResNet-50 (counted by
+23.86 M parameters; 4.06 G multiply-adds a face, 1.02 times those of the plain ResNet-50 (counted by
 XLA, with `experiments.benchmark step`).
 
 Never run: neither an accelerator nor ImageNet weights were available. All choices are ours, the

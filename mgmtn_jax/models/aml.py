@@ -49,6 +49,15 @@ those of inference. All of this is ours.
 """
 
 
+MASK_GRIDS = ("fused", "finest")
+"""Grids that masks are predicted on by `fcn` and drawn on by `oracle`.
+
+fused: That of the finest map that G2FF multiplies with them, 28 cells a side at 112 and 224 pixels.
+  Cells that G2FF averages away at once are not computed.
+finest: That of C2, which at 224 pixels has 56 cells a side.
+"""
+
+
 class Masks(NamedTuple):
     """The result of every form, with channels in the order of `REGIONS`.
 
@@ -76,7 +85,7 @@ class MaskNetwork(Protocol):
 
 
 class FCNHead(nnx.Module):
-    """A small top-down decoder of C2..C5 that predicts masks on the grid of C2.
+    """A small top-down decoder of the trunk's stages that predicts masks on the finest of them.
 
     From coarse to fine: `x = relu(upsample(x) + conv1x1(C_i))`; then conv3x3, and a 1x1 convolution
     with one logit per region. Regions overlap (the whole face contains the nose), so each channel
@@ -93,7 +102,7 @@ class FCNHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         """Args:
-        in_channels: Channels of C2..C5.
+        in_channels: Channels of the stages, finest first.
         num_regions: Number of masks.
         width: Channels of the decoder.
         dtype: Dtype of the computation.
@@ -111,11 +120,11 @@ class FCNHead(nnx.Module):
         *,
         train: bool,
     ) -> Masks:
-        """Predicts masks on the grid of C2.
+        """Predicts masks on the grid of the first feature map.
 
         Args:
           images: Normalized pixels; unused here.
-          features: C2..C5.
+          features: The trunk's maps, from the one whose grid the masks have; see `MASK_GRIDS`.
           landmarks: Unused here, because predicted masks need no landmarks.
           train: Let BatchNorm normalize by the batch's own statistics.
         """
@@ -129,7 +138,7 @@ class FCNHead(nnx.Module):
 
 
 class OracleMasks(nnx.Module):
-    """The upper control: ground-truth masks, drawn from landmarks on the grid of C2.
+    """The upper control: ground-truth masks, drawn from landmarks on the same grid as `FCNHead`'s.
 
     Faces without valid landmarks get masks of ones.
     """

@@ -11,6 +11,7 @@ from flax import nnx
 
 from mgmtn_jax.attributes import REGIONS, AttributeSet
 from mgmtn_jax.models.aml import (
+    MASK_GRIDS,
     MASK_PARTS,
     MASK_TRAINING,
     FCNHead,
@@ -42,6 +43,7 @@ CHOICES: dict[str, Collection[str]] = {
     "trunk": TRUNKS,
     "masks": ("fcn", "unet", "oracle", "uniform"),
     "mask_training": MASK_TRAINING,
+    "mask_grid": MASK_GRIDS,
     "fusion": FUSIONS,
 }
 """Field of `config.model` -> allowed values."""
@@ -75,17 +77,19 @@ def network_builder(
     def build(rngs: nnx.Rngs) -> nnx.Module:
         trunk = TRUNKS[model.trunk](width=model.width, dtype=dtype, rngs=rngs)
         final = len(trunk.channels) - 1
+        fused = fused_stages(config.data.image_size, trunk.strides)
         if model.name != "mgmtn":
-            fused = fused_stages(config.data.image_size, trunk.strides)
             stages = (final,) if model.name == "global" else sorted({*fused, final})
             return GlobalNetwork(
                 trunk, attribute_set, stages=stages, dropout=model.dropout, rngs=rngs
             )
+        mask_stage = fused[0] if model.mask_grid == "fused" else 0
         return MGMTN(
             trunk,
-            build_masks(model, trunk.channels, rngs),
+            build_masks(model, trunk.channels[mask_stage:], rngs),
             attribute_set,
             image_size=config.data.image_size,
+            mask_stage=mask_stage,
             mask_gradient=model.mask_training == "joint",
             fusion=model.fusion,
             group_width=model.group_width,
@@ -98,19 +102,19 @@ def network_builder(
 
 
 def build_masks(
-    model_config: ml_collections.ConfigDict, trunk_channels: Sequence[int], rngs: nnx.Rngs
+    model_config: ml_collections.ConfigDict, channels: Sequence[int], rngs: nnx.Rngs
 ) -> MaskNetwork:
     """Builds the mask network that `model.masks` selects.
 
     Args:
       model_config: The config's `model` section.
-      trunk_channels: Channels of the trunk's stages.
+      channels: Channels of the trunk's stages, from the one whose grid the masks have.
       rngs: Source of the initial parameters.
     """
     width, dtype = model_config.mask_width, jnp.dtype(model_config.dtype)
     match model_config.masks:
         case "fcn":
-            return FCNHead(trunk_channels, len(REGIONS), width=width, dtype=dtype, rngs=rngs)
+            return FCNHead(channels, len(REGIONS), width=width, dtype=dtype, rngs=rngs)
         case "unet":
             return UNet(len(REGIONS), width=width, dtype=dtype, rngs=rngs)
         case "oracle":

@@ -81,6 +81,7 @@ class MGMTN(nnx.Module):
         attribute_set: AttributeSet,
         *,
         image_size: int,
+        mask_stage: int,
         mask_gradient: bool,
         fusion: str,
         group_width: int,
@@ -93,6 +94,7 @@ class MGMTN(nnx.Module):
         aml: The source of the masks.
         attribute_set: Sets the number of heads, their sizes, and the mask of each head.
         image_size: Side of the input image in pixels; selects the fused stages.
+        mask_stage: Index of the first stage that `aml` reads, whose grid the masks have.
         mask_gradient: Let G2FF's gradient flow into the masks; see `aml.MASK_TRAINING`.
         fusion: A key of `fusion.FUSIONS`.
         group_width: Channels of a group feature at each scale.
@@ -101,6 +103,7 @@ class MGMTN(nnx.Module):
         """
         self.trunk = trunk
         self.aml = aml
+        self.mask_stage = mask_stage
         self.mask_gradient = mask_gradient
         self.stages = fused_stages(image_size, trunk.strides)
         self.g2ff = G2FF(
@@ -148,7 +151,10 @@ class MGMTN(nnx.Module):
             features = self.trunk(images, train=train and "trunk" not in frozen)
         with jax.named_scope("aml"):
             masks, mask_logits = self.aml(
-                images, features, landmarks, train=train and "aml" not in frozen
+                images,
+                features[self.mask_stage :],
+                landmarks,
+                train=train and "aml" not in frozen,
             )
         if not self.mask_gradient:
             masks = jax.lax.stop_gradient(masks)

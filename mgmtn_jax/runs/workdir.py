@@ -27,6 +27,7 @@ LATER_FIELDS: dict[str, Any] = {
     "model.pretrained": "",
     "model.masks": "fcn",
     "model.mask_training": "stop_gradient",
+    "model.mask_grid": "finest",
     "model.fusion": "concat",
     "loss.mask_only_fraction": 0.3,
     "optimizer.trunk_scale": 1.0,
