@@ -38,7 +38,7 @@ DEPTHS = (1, 1, 1, 2)
 
 CASES = {
     **{name: {"trunk": name, "name": "global_multiscale"} for name in TRUNKS},
-    "odd grids": {"trunk": "resnet18d", "image_size": 45},
+    "odd grids": {"trunk": "resnest50d", "image_size": 45},
     "unet": {"masks": "unet", "image_size": 45, "fusion": "none"},
     "global": {"name": "global"},
     "bfloat16": {"dtype": "bfloat16", "fusion": "add"},

@@ -13,7 +13,7 @@ from mgmtn_jax.models.build import TRUNKS
 from mgmtn_jax.models.resnest import ResNeStBlock
 
 
-@pytest.mark.parametrize("name", ["resnet34d", "resnet50", "resnest50d"])
+@pytest.mark.parametrize("name", ["resnet34", "resnet50", "resnest50d"])
 def test_four_stages_at_odd_sizes_and_half_precision(name):
     def run(images):
         trunk = TRUNKS[name](width=8, dtype=jnp.dtype(jnp.bfloat16), rngs=nnx.Rngs(0))
@@ -24,7 +24,7 @@ def test_four_stages_at_odd_sizes_and_half_precision(name):
 
     features, state = jax.eval_shape(run, jax.ShapeDtypeStruct((2, 65, 97, 3), jnp.bfloat16))
     assert [feature.shape[1:3] for feature in features] == [(17, 25), (9, 13), (5, 7), (3, 4)]
-    expansion = 1 if name == "resnet34d" else 4
+    expansion = 1 if name == "resnet34" else 4
     assert [feature.shape[-1] for feature in features] == [8 * expansion * k for k in (1, 2, 4, 8)]
     assert {feature.dtype for feature in features} == {jnp.dtype(jnp.bfloat16)}
     # Parameters and running statistics, after a training step's update as well.

@@ -1,8 +1,8 @@
 """ResNeSt trunks (Zhang et al. 2020): ResNets of the D form with split attention.
 
-Reported: MGMTN's backbone is ResNeSt-50. Names and layout are timm's, so that its weights fit:
-`resnest50d` and `resnest101e` are Zhang et al.'s ResNeSt-50 and 101, with two splits, one cardinal
-group, and average-pooling after the attention for blocks of stride 2 ("avd").
+Reported: MGMTN's backbone is ResNeSt-50. Its name and layout are timm's, so that its weights fit:
+`resnest50d` is Zhang et al.'s ResNeSt-50, with two splits, one cardinal group, and average-pooling
+after the attention for blocks of stride 2 ("avd").
 """
 
 from __future__ import annotations
@@ -82,7 +82,6 @@ class ResNeStBlock(Block):
 
 BLOCKS: dict[str, Variant] = {
     "resnest50d": Variant(ResNeStBlock, (3, 4, 6, 3), (32, 32, 64)),
-    "resnest101e": Variant(ResNeStBlock, (3, 4, 23, 3), (64, 64, 128)),
 }
 """Trunk name, as in timm -> structure."""
 

@@ -1,9 +1,9 @@
 """ResNet trunks (He et al. 2015, v1.5) that return the feature map of every stage.
 
 In v1.5 the stride of a bottleneck block is on its 3x3 convolution, as in torchvision's and timm's
-weights. The D form (He et al. 2018, "Bag of Tricks") replaces the 7x7 convolution of the stem by
-three 3x3 convolutions, and the strided 1x1 convolution of a shortcut, which ignores three pixels of
-four, by average-pooling and an unstrided one.
+weights. The D form (He et al. 2018, "Bag of Tricks"), the base of ResNeSt, replaces the 7x7
+convolution of the stem by three 3x3 convolutions, and the strided 1x1 convolution of a shortcut,
+which ignores three pixels of four, by average-pooling and an unstrided one.
 """
 
 from __future__ import annotations
@@ -174,10 +174,6 @@ BLOCKS: dict[str, Variant] = {
     "resnet34": Variant(BasicBlock, (3, 4, 6, 3)),
     "resnet50": Variant(BottleneckBlock, (3, 4, 6, 3)),
     "resnet101": Variant(BottleneckBlock, (3, 4, 23, 3)),
-    "resnet18d": Variant(BasicBlock, (2, 2, 2, 2), (32, 32, 64)),
-    "resnet34d": Variant(BasicBlock, (3, 4, 6, 3), (32, 32, 64)),
-    "resnet50d": Variant(BottleneckBlock, (3, 4, 6, 3), (32, 32, 64)),
-    "resnet101d": Variant(BottleneckBlock, (3, 4, 23, 3), (32, 32, 64)),
 }
 """Trunk name, as in torchvision and timm -> structure."""
 
