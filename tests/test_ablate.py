@@ -314,8 +314,8 @@ def test_folds_are_trained_and_evaluated_on_other_persons(tmp_path, monkeypatch)
     assert not (tmp_path / "other").exists()
 
 
-def test_all_cells_of_a_two_stage_config_build_and_a_reduced_config_is_rejected():
-    check(tiny_config(mask_training="two_stage"), CELEBA, CELLS)
+def test_all_cells_of_a_config_build_and_a_reduced_config_is_rejected():
+    check(tiny_config(mask_training="joint"), CELEBA, CELLS)
     for part in CELLS.values():
         config = tiny_config()
         config.update_from_flattened_dict(part)

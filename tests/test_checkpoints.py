@@ -224,13 +224,17 @@ def test_config_of_an_older_version_is_completed():
     original = copy.deepcopy(stored)
     for field in ("masks", "mask_training", "fusion", "pretrained"):
         del stored["model"][field]
-    del stored["data"]["cache"], stored["loss"]["mask_only_fraction"], stored["evaluation"]
+    del stored["data"]["cache"], stored["evaluation"]
     del stored["optimizer"]["trunk_scale"], stored["train"]["accumulate"], stored["train"]["ema"]
     del stored["checkpoint"]["keep_best"]
+    stored["loss"]["mask_only_fraction"] = 0.3
     completed = complete_config(stored)
     assert completed.pop("checkpoint") == {"every_steps": 500, "keep": 2, "keep_best": 0}
     del original["checkpoint"]
     assert completed == original
+    stored["model"]["mask_training"] = "two_stage"
+    assert complete_config(stored)["model"] == original["model"]
+    del stored["model"]["mask_training"]
     saved = run_metadata(tiny_config(), CELEBA, 100)
     assert differing_fields(saved | {"config": stored}, saved) == []
 

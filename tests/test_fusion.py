@@ -56,13 +56,6 @@ def test_add():
     np.testing.assert_allclose(fused, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_gated():
-    params, groups, features, fused = _fuse("gated")
-    gates = 1 / (1 + np.exp(-_linear(params["gate"], groups)))
-    expected = np.concatenate([groups, gates * _repeat(features)], -1)
-    np.testing.assert_allclose(fused, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_attention():
     params, groups, features, fused = _fuse("attention")
 

@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
 from mgmtn_jax import regions
-from mgmtn_jax.attributes import CELEBA, REGIONS, AttributeSet
+from mgmtn_jax.attributes import REGIONS, AttributeSet
 from mgmtn_jax.evaluation import prediction
 from mgmtn_jax.models import aml, build, functional, layers
 from mgmtn_jax.models.unet import UNet, max_pool_2x2
@@ -17,7 +16,7 @@ from mgmtn_jax.training.step import init_state, make_train_step
 from tests.helpers.stubs import StubTrunk, random_variables
 from tests.helpers.tiny import tiny_batch, tiny_config
 
-NUM_STEPS, MASK_ONLY_STEPS = 40, 20
+NUM_STEPS = 40
 ATTRIBUTES = AttributeSet.create(("a", "b"), {"mouth": ("a",), "eyes": ("b",)})
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
 
@@ -29,7 +28,6 @@ def stub_config(monkeypatch):
     def create(**model):
         config = tiny_config(trunk="stub", mask_width=2, group_width=2, dropout=0.0, **model)
         config.optimizer.learning_rate = 2e-2
-        config.loss.mask_only_fraction = MASK_ONLY_STEPS / NUM_STEPS
         return config
 
     return create
@@ -57,7 +55,7 @@ def test_every_form_of_masks_trains_and_evaluates(masks, stub_config):
     )
     assert result["probabilities"].shape == probabilities.shape == (2, 2)
     # Masks that are not predicted have no loss, no logits and no IoU.
-    predicted = masks in aml.MASK_PARTS
+    predicted = masks in aml.PREDICTED_MASKS
     assert predicted == ("aml" in state["params"])
     assert predicted == ("mask_loss" in scalars) == (logits is not None) == ("union" in result)
     if predicted:
@@ -154,7 +152,6 @@ def test_the_attribute_loss_reaches_the_masks_only_if_they_are_trained_jointly(s
         for mask_training in aml.MASK_TRAINING
     }
     networks = {name: functional.create(builder) for name, builder in builders.items()}
-    assert networks["two_stage"] == networks["stop_gradient"]
     params, batch_stats = random_variables(builders["joint"])
     images = prediction.normalize(tiny_batch(2)["image"], jnp.float32)
 
@@ -169,70 +166,3 @@ def test_the_attribute_loss_reaches_the_masks_only_if_they_are_trained_jointly(s
     assert joint["aml"]["laterals"]["0"]["conv"]["kernel"].any()
     assert not any(leaf.any() for leaf in jax.tree.leaves(stopped["aml"]))
     assert stopped["trunk"]["convs"]["0"]["kernel"].any()
-
-
-@pytest.mark.parametrize(("masks", "mask_parts"), [("fcn", {"trunk", "aml"}), ("unet", {"aml"})])
-def test_each_stage_updates_its_own_parts(masks, mask_parts):
-    config = tiny_config(masks=masks, mask_training="two_stage")
-    config.loss.mask_only_fraction = MASK_ONLY_STEPS / NUM_STEPS
-    optimizer, schedule = optimization.create_optimizer(config, NUM_STEPS)
-    parts = {"trunk", "aml", "g2ff", "heads"}
-    params = {part: {"kernel": jnp.ones((2, 2))} for part in parts}
-    opt_state = optimizer.init(params)
-    update = jax.jit(optimizer.update)
-    for step in range(NUM_STEPS):
-        updates, opt_state = update(params, opt_state, params)
-        moving = {part for part in parts if updates[part]["kernel"].any()}
-        first_stage = step < schedule.mask_only_steps
-        assert moving == (mask_parts if first_stage else parts - mask_parts)
-        params = optax.apply_updates(params, updates)
-
-
-def test_two_stages_train_the_masks_then_the_rest(stub_config):
-    config = stub_config(mask_training="two_stage")
-    builder = build.network_builder(config, ATTRIBUTES)
-    optimizer, schedule = optimization.create_optimizer(config, NUM_STEPS)
-    step = jax.jit(
-        make_train_step(functional.create(builder), optimizer, schedule, config, ATTRIBUTES),
-        compiler_options=FAST_COMPILE,
-    )
-    batch = tiny_batch(num_attributes=2)
-    params, batch_stats = random_variables(builder)
-    state = {
-        "step": jnp.zeros((), jnp.int32),
-        "params": params,
-        "batch_stats": batch_stats,
-        "opt_state": optimizer.init(params),
-    }
-    rows = []
-    for done in range(NUM_STEPS):
-        if done == MASK_ONLY_STEPS:
-            middle = state
-        state, scalars = step(state, batch)
-        rows.append(jax.device_get(scalars))
-    # The mask parts are frozen to the bit in the second stage; the rest has learned.
-    for part in ("trunk", "aml"):
-        jax.tree.map(np.testing.assert_array_equal, state["params"][part], middle["params"][part])
-    for part in ("g2ff", "heads"):
-        jax.tree.map(np.testing.assert_array_equal, middle["params"][part], params[part])
-    assert rows[MASK_ONLY_STEPS]["mask_loss"] < 0.9 * rows[0]["mask_loss"]
-    assert rows[-1]["mask_loss"] == rows[MASK_ONLY_STEPS]["mask_loss"]
-    assert rows[-1]["attribute_loss"] < 0.9 * rows[MASK_ONLY_STEPS]["attribute_loss"]
-    np.testing.assert_allclose(rows[0]["loss"], 0.5 * rows[0]["mask_loss"], rtol=1e-6)
-    # Each stage has its own warm-up.
-    rates = [float(row["learning_rate"]) for row in rows]
-    assert rates[0] == rates[MASK_ONLY_STEPS] < rates[MASK_ONLY_STEPS + 2] == max(rates)
-
-
-@pytest.mark.parametrize("model", [{"masks": "uniform"}, {"name": "global"}])
-def test_two_stages_without_masks_to_train_are_refused(model):
-    with pytest.raises(ValueError, match="'two_stage' needs masks to train"):
-        build.network_builder(tiny_config(mask_training="two_stage", **model), CELEBA)
-
-
-@pytest.mark.parametrize("fraction", [0.0, 1.0])
-def test_a_stage_without_a_step_is_refused(fraction):
-    config = tiny_config(mask_training="two_stage")
-    config.loss.mask_only_fraction = fraction
-    with pytest.raises(ValueError, match=f"={fraction} of {NUM_STEPS} steps leaves"):
-        optimization.create_optimizer(config, NUM_STEPS)

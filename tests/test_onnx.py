@@ -42,7 +42,7 @@ CASES = {
     "unet": {"masks": "unet", "image_size": 45, "fusion": "none"},
     "global": {"name": "global"},
     "bfloat16": {"dtype": "bfloat16", "fusion": "add"},
-    "mirror": {"mirror": True, "masks": "uniform", "fusion": "gated"},
+    "mirror": {"mirror": True, "masks": "uniform"},
     "attention": {"masks": "uniform", "fusion": "attention"},
 }
 

@@ -12,23 +12,19 @@ from flax import traverse_util
 
 from mgmtn_jax.attributes import AttributeSet, did_you_mean
 from mgmtn_jax.data.storage import atomic_file
-from mgmtn_jax.models.aml import MASK_PARTS
+from mgmtn_jax.models.aml import PREDICTED_MASKS
 from mgmtn_jax.models.build import network_builder
 from mgmtn_jax.runs.workdir import differing_fields
 
 CELLS: dict[str, dict[str, str]] = {
-    "global": {"model.name": "global", "model.mask_training": "stop_gradient"},
-    "global_multiscale": {
-        "model.name": "global_multiscale",
-        "model.mask_training": "stop_gradient",
-    },
-    "uniform": {"model.masks": "uniform", "model.mask_training": "stop_gradient"},
+    "global": {"model.name": "global"},
+    "global_multiscale": {"model.name": "global_multiscale"},
+    "uniform": {"model.masks": "uniform"},
     "+AML": {"model.fusion": "none"},
     "+AML+G2FF": {},
-    "oracle": {"model.masks": "oracle", "model.mask_training": "stop_gradient"},
+    "oracle": {"model.masks": "oracle"},
 }
-"""Cell -> overrides of the full network's config; `mgmtn_jax.models.mgmtn` describes the networks.
-Cells that train no masks use `stop_gradient`, because two-stage training needs masks."""
+"""Cell -> overrides of the full network's config; `mgmtn_jax.models.mgmtn` describes them."""
 
 
 class Run(NamedTuple):
@@ -153,11 +149,11 @@ def check(
         or to a value of another type, or a cell's network cannot be built.
     """
     model = config.model
-    if model.name != "mgmtn" or model.masks not in MASK_PARTS or model.fusion == "none":
+    if model.name != "mgmtn" or model.masks not in PREDICTED_MASKS or model.fusion == "none":
         raise ValueError(
             "an ablation starts from the full network and removes parts itself, but the config has "
             f"model.name={model.name}, model.masks={model.masks}, model.fusion={model.fusion}: "
-            f"choose mgmtn, masks from {', '.join(MASK_PARTS)}, and a fusion other than none"
+            f"choose mgmtn, masks from {', '.join(PREDICTED_MASKS)}, and a fusion other than none"
         )
     for cell in cells:
         network_builder(changed_config(config, cell_fields(cell)), attribute_set)

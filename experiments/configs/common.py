@@ -35,16 +35,15 @@ def get_config() -> ml_collections.ConfigDict:
     model.width = 64  # channels of the trunk's stem: 64 is the standard network
     model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters stay float32
     model.masks = "fcn"  # fcn | unet | oracle | uniform: see mgmtn_jax.models.aml
-    model.mask_training = "stop_gradient"  # stop_gradient | joint | two_stage, for fcn and unet
+    model.mask_training = "stop_gradient"  # stop_gradient | joint, for fcn and unet
     model.mask_grid = "fused"  # fused | finest, for fcn and oracle: see mgmtn_jax.models.aml
     model.mask_width = 32  # channels of the mask decoder, or of a U-Net's first level
-    model.fusion = "concat"  # concat | add | gated | attention | none: mgmtn_jax.models.fusion
+    model.fusion = "concat"  # concat | add | attention | none: see mgmtn_jax.models.fusion
     model.group_width = 32  # channels of a group feature at each of three scales (G2FF)
     model.dropout = 0.2  # dropout rate of each head's input
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.mask_weight = 0.5  # weight of the mask loss relative to the attribute loss
-    loss.mask_only_fraction = 0.3  # two_stage only: fraction of all steps in the first stage
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.name = "adamw"  # adamw | sgd

@@ -21,6 +21,7 @@ from experiments.configs import small_dlib
 def get_config() -> ml_collections.ConfigDict:
     config = small_dlib.get_config()
     config.data.separate = True
+    config.model.fusion = "concat"  # It was trained before `add` was found to be better.
     config.data.cache = "ram"
     config.train.num_epochs = 5.0
     config.train.seed = 1

@@ -5,8 +5,8 @@ generate group masks. Reported: the network is a U-Net on the image (`models.une
 pixel-level binary classification with one output per group, and needs no keypoints at inference.
 Ours: `FCNHead`, which decodes the trunk's own features, so that masks cost a few per cent of the
 trunk's computation instead of several times the trunk; the controls `OracleMasks` and
-`UniformMasks`, the upper and lower reference for predicted masks; and the three ways of training
-(`MASK_TRAINING`), because it is not known whether the paper freezes the masks.
+`UniformMasks`, the upper and lower reference for predicted masks; and the two ways of training
+(`MASK_TRAINING`), because it is not known what trains the paper's masks besides their own loss.
 
 All forms share the signature of `FCNHead.__call__` and ignore the arguments they do not need.
 """
@@ -26,28 +26,17 @@ from mgmtn_jax.attributes import REGIONS
 from mgmtn_jax.models.layers import ConvNorm, Landmarks, mask_classifier
 from mgmtn_jax.regions import draw_masks
 
-MASK_TRAINING = ("stop_gradient", "joint", "two_stage")
-"""Ways of training the masks.
+MASK_TRAINING = ("stop_gradient", "joint")
+"""Ways of training the masks, for the forms that are predicted.
 
 stop_gradient: The mask loss alone trains the mask network, together with the attributes. The
   gradient of the attribute loss stops at the masks, so that they remain the regions they stand for.
 joint: Mask loss and attribute loss both train the mask network: G2FF's gradient reaches the mask
-  logits.
-two_stage: The masks are trained first and then frozen. The first stage trains only the parts that
-  the masks depend on (`MASK_PARTS`), by the mask loss; the second stage trains only the other
-  parts, by the attribute loss.
+  logits. No better and no worse on LFWA (docs/experiments.md).
 """
 
-MASK_PARTS = {"fcn": ("trunk", "aml"), "unet": ("aml",)}
-"""Form -> the parts of the network that its predicted masks depend on.
-
-A head on trunk features keeps its masks only if the trunk is frozen too, so two_stage training of
-`fcn` learns attributes on a trunk trained by the mask loss alone. A U-Net is a separate network and
-leaves the trunk free. In either stage the frozen parts keep their parameters to the bit, and use
-their running BatchNorm statistics without updating them: in the second stage the masks are exactly
-those of inference. All of this is ours.
-"""
-
+PREDICTED_MASKS = ("fcn", "unet")
+"""The forms of masks that a network predicts and the mask loss trains."""
 
 MASK_GRIDS = ("fused", "finest")
 """Grids that masks are predicted on by `fcn` and drawn on by `oracle`.

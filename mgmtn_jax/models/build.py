@@ -12,7 +12,6 @@ from flax import nnx
 from mgmtn_jax.attributes import REGIONS, AttributeSet
 from mgmtn_jax.models.aml import (
     MASK_GRIDS,
-    MASK_PARTS,
     MASK_TRAINING,
     FCNHead,
     MaskNetwork,
@@ -59,20 +58,12 @@ def network_builder(
       attribute_set: Names and groups of the labels.
 
     Raises:
-      ValueError: If a name is unknown, with the known ones, or if two_stage training has no mask
-        network to train.
+      ValueError: If a name is unknown, with the known ones.
     """
     model, dtype = config.model, jnp.dtype(config.model.dtype)
     for field, known in CHOICES.items():
         if model[field] not in known:
             raise ValueError(f"model.{field}={model[field]!r} is not one of {', '.join(known)}")
-    if model.mask_training == "two_stage" and (
-        model.name != "mgmtn" or model.masks not in MASK_PARTS
-    ):
-        raise ValueError(
-            "model.mask_training='two_stage' needs masks to train: set model.name=mgmtn and "
-            f"model.masks={' or '.join(MASK_PARTS)}"
-        )
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
         trunk = TRUNKS[model.trunk](width=model.width, dtype=dtype, rngs=rngs)

@@ -2,6 +2,9 @@
 
 Stated: group features and global features are combined before classification. All formulas are
 ours, because the paper's formula is not known to us.
+
+Mean accuracy on 3,132 faces of LFWA, the same networks otherwise (docs/experiments.md, results by
+folds): none 85.82, concat 85.97, add 86.29, attention 86.20.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class GroupOnly(nnx.Module):
 
 
 class Concat(nnx.Module):
-    """Concatenation, the default: z_j = [p_j ; g]. The heads weigh the two."""
+    """Concatenation: z_j = [p_j ; g]. The heads weigh the two."""
 
     def __init__(
         self, group_channels: int, global_channels: int, num_groups: int, *, rngs: nnx.Rngs
@@ -56,7 +59,10 @@ class Concat(nnx.Module):
 
 
 class Add(nnx.Module):
-    """Addition: z_j = g + U p_j, with one linear layer U shared by all groups."""
+    """Addition: z_j = g + U p_j, with one linear layer U shared by all groups.
+
+    One head reads both features, where `Concat` gives each its own part of the head.
+    """
 
     def __init__(
         self, group_channels: int, global_channels: int, num_groups: int, *, rngs: nnx.Rngs
@@ -70,24 +76,6 @@ class Add(nnx.Module):
     ) -> Float[Array, "b k e"]:
         """See `GroupOnly.__call__`."""
         return global_feature[:, None] + self.project(groups)
-
-
-class Gated(nnx.Module):
-    """Gating: z_j = [p_j ; sigmoid(U p_j) (x) g]: each group selects channels of g."""
-
-    def __init__(
-        self, group_channels: int, global_channels: int, num_groups: int, *, rngs: nnx.Rngs
-    ):
-        """Args: see `GroupOnly`."""
-        self.gate = nnx.Linear(group_channels, global_channels, rngs=rngs)
-        self.out_channels = group_channels + global_channels
-
-    def __call__(
-        self, groups: Float[Array, "b k d"], global_feature: Float[Array, "b c"]
-    ) -> Float[Array, "b k e"]:
-        """See `GroupOnly.__call__`."""
-        gated = jax.nn.sigmoid(self.gate(groups)) * global_feature[:, None]
-        return jnp.concatenate([groups, gated], axis=-1)
 
 
 class Attention(nnx.Module):
@@ -129,10 +117,9 @@ class Attention(nnx.Module):
         return self.concat(groups + self.attention(tokens[:, :-1], tokens), global_feature)
 
 
-FUSIONS: dict[str, type[GroupOnly | Concat | Add | Gated | Attention]] = {
+FUSIONS: dict[str, type[GroupOnly | Concat | Add | Attention]] = {
     "concat": Concat,
     "add": Add,
-    "gated": Gated,
     "attention": Attention,
     "none": GroupOnly,
 }

@@ -29,7 +29,6 @@ LATER_FIELDS: dict[str, Any] = {
     "model.mask_training": "stop_gradient",
     "model.mask_grid": "finest",
     "model.fusion": "concat",
-    "loss.mask_only_fraction": 0.3,
     "optimizer.trunk_scale": 1.0,
     "train.accumulate": 1,
     "train.ema": 0.0,
@@ -39,14 +38,23 @@ LATER_FIELDS: dict[str, Any] = {
 """Config fields added after the first version, with the value that reproduces what the code did
 before. A new field of `experiments/configs/common.py` belongs here too."""
 
+REMOVED_FIELDS = ("loss.mask_only_fraction",)
+"""Config fields of earlier versions that no longer exist."""
+
 
 def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Completes the config of an older version by the defaults that reproduce its behaviour.
+
+    Networks of `model.mask_training=two_stage`, which no longer exists, predict as those of
+    `stop_gradient`; only their training differed.
 
     Args:
       config: A config as stored in `config.json` or in a checkpoint; not modified.
     """
     flat = LATER_FIELDS | traverse_util.flatten_dict(config, sep=".")
+    if flat["model.mask_training"] == "two_stage":
+        flat["model.mask_training"] = "stop_gradient"
+    flat = {field: value for field, value in flat.items() if field not in REMOVED_FIELDS}
     return traverse_util.unflatten_dict(flat, sep=".")
 
 

@@ -37,7 +37,7 @@ class Program(NamedTuple):
       mesh: Mesh of the devices to compile for.
       build: Constructor of the network.
       optimizer: The optimizer.
-      schedule: Its learning rate and stages.
+      schedule: Its learning rate.
       abstract_state: Shapes, dtypes and shardings of the train state.
     """
 
@@ -46,7 +46,7 @@ class Program(NamedTuple):
     mesh: Mesh
     build: Callable[[nnx.Rngs], nnx.Module]
     optimizer: optax.GradientTransformation
-    schedule: optimization.Schedule
+    schedule: optax.Schedule
     abstract_state: State
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -19,7 +19,7 @@ from mgmtn_jax.models.functional import State, Variables
 from mgmtn_jax.models.layers import Landmarks
 from mgmtn_jax.regions import draw_masks
 from mgmtn_jax.training import losses
-from mgmtn_jax.training.optimization import Schedule, frozen_parts
+from mgmtn_jax.training.optimization import frozen_parts
 
 Batch: TypeAlias = dict[str, jax.Array]
 Scalars: TypeAlias = dict[str, jax.Array]
@@ -37,17 +37,11 @@ class Counts(NamedTuple):
     valid: Int[Array, ""]
 
 
-LossFn: TypeAlias = Callable[
-    [Variables, Variables, Batch, Counts, jax.Array, jax.Array],
-    tuple[jax.Array, tuple[Scalars, Variables]],
-]
-"""`(params, batch_stats, batch, counts, step, dropout_key) -> (loss, (scalars, batch_stats))`."""
-
 GradientFn: TypeAlias = Callable[
-    [Variables, Variables, Batch, Counts, jax.Array, jax.Array],
+    [Variables, Variables, Batch, Counts, jax.Array],
     tuple[Variables, tuple[Scalars, Variables]],
 ]
-"""`LossFn`'s arguments -> `(gradients, (scalars, batch_stats))`."""
+"""`(params, batch_stats, batch, counts, dropout_key) -> (gradients, (scalars, batch_stats))`."""
 
 
 def init_state(
@@ -80,7 +74,7 @@ def init_state(
 def make_train_step(
     network: functional.Network,
     optimizer: optax.GradientTransformation,
-    schedule: Schedule,
+    schedule: optax.Schedule,
     config: ml_collections.ConfigDict,
     attribute_set: AttributeSet,
 ) -> Callable[[State, Batch], tuple[State, Scalars]]:
@@ -94,7 +88,7 @@ def make_train_step(
     Args:
       network: The network to train.
       optimizer: The optimizer that `state["opt_state"]` belongs to.
-      schedule: The optimizer's learning rate and stages.
+      schedule: The optimizer's learning rate.
       config: The resolved config.
       attribute_set: Names and groups of the labels; the loss of each group is among the scalars.
 
@@ -107,7 +101,7 @@ def make_train_step(
             f"train.accumulate={num_parts} does not divide data.batch_size={batch_size}: choose a "
             "divisor of the batch size"
         )
-    gradient_fn = _make_gradient(network, schedule, config, attribute_set)
+    gradient_fn = _make_gradient(network, config, attribute_set)
     if num_parts > 1:
         gradient_fn = _accumulated(gradient_fn, num_parts)
 
@@ -116,12 +110,12 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.train.seed), step)
         counts = Counts(jnp.sum(batch["labels"] >= 0, axis=0), jnp.sum(batch["landmarks_valid"]))
         grads, (scalars, batch_stats) = gradient_fn(
-            state["params"], state["batch_stats"], batch, counts, step, key
+            state["params"], state["batch_stats"], batch, counts, key
         )
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         scalars["grad_norm"] = optax.tree.norm(grads)
-        scalars["learning_rate"] = schedule.learning_rate(step)
+        scalars["learning_rate"] = schedule(step)
         new_state = {
             "step": step + 1,
             "params": params,
@@ -137,14 +131,11 @@ def make_train_step(
     return train_step
 
 
-def _make_loss(
-    network: functional.Network,
-    schedule: Schedule,
-    config: ml_collections.ConfigDict,
-    attribute_set: AttributeSet,
-    frozen: Collection[str],
-) -> LossFn:
-    """The training loss; the `frozen` parts of the network get no gradient."""
+def _make_gradient(
+    network: functional.Network, config: ml_collections.ConfigDict, attribute_set: AttributeSet
+) -> GradientFn:
+    """The gradient of the training loss; frozen parts of the network get none."""
+    frozen = frozen_parts(config)
     dtype, image_size = jnp.dtype(config.model.dtype), config.data.image_size
 
     def loss_fn(
@@ -152,7 +143,6 @@ def _make_loss(
         batch_stats: Variables,
         batch: Batch,
         counts: Counts,
-        step: jax.Array,
         dropout_key: jax.Array,
     ) -> tuple[jax.Array, tuple[Scalars, Variables]]:
         params = {  # The backward pass of frozen parts is never computed.
@@ -171,8 +161,6 @@ def _make_loss(
         logits, labels = outputs.attribute_logits, batch["labels"]
         scalars = {"attribute_loss": losses.attribute_loss(logits, labels, counts.known)}
         loss = scalars["attribute_loss"]
-        if schedule.mask_only_steps:
-            loss *= step >= schedule.mask_only_steps
         if outputs.mask_logits is not None:
             masks = draw_masks(batch["landmarks"], image_size, outputs.mask_logits.shape[1])
             scalars["mask_loss"] = losses.mask_loss(
@@ -184,37 +172,7 @@ def _make_loss(
         scalars |= losses.group_losses(logits, labels, counts.known, attribute_set)
         return loss, ({"loss": loss, **scalars}, batch_stats)
 
-    return loss_fn
-
-
-def _make_gradient(
-    network: functional.Network,
-    schedule: Schedule,
-    config: ml_collections.ConfigDict,
-    attribute_set: AttributeSet,
-) -> GradientFn:
-    """The gradient of the loss, with the parts frozen that the config freezes at the step."""
-
-    def gradient_of(frozen: Collection[str]) -> GradientFn:
-        loss_fn = _make_loss(network, schedule, config, attribute_set, frozen)
-        return jax.grad(loss_fn, has_aux=True)
-
-    def gradient_fn(
-        params: Variables,
-        batch_stats: Variables,
-        batch: Batch,
-        counts: Counts,
-        step: jax.Array,
-        dropout_key: jax.Array,
-    ) -> tuple[Variables, tuple[Scalars, Variables]]:
-        operands = (params, batch_stats, batch, counts, step, dropout_key)
-        stages = [gradient_of(frozen) for frozen in frozen_parts(config, params)]
-        if len(stages) == 1:
-            return stages[0](*operands)
-        # BatchNorm needs to know at compile time what is frozen: one program for each stage.
-        return jax.lax.cond(step < schedule.mask_only_steps, *stages, *operands)
-
-    return gradient_fn
+    return jax.grad(loss_fn, has_aux=True)
 
 
 def _accumulated(gradient_fn: GradientFn, num_parts: int) -> GradientFn:
@@ -234,7 +192,6 @@ def _accumulated(gradient_fn: GradientFn, num_parts: int) -> GradientFn:
         batch_stats: Variables,
         batch: Batch,
         counts: Counts,
-        step: jax.Array,
         dropout_key: jax.Array,
     ) -> tuple[Variables, tuple[Scalars, Variables]]:
         def add(
@@ -243,9 +200,7 @@ def _accumulated(gradient_fn: GradientFn, num_parts: int) -> GradientFn:
             total, batch_stats = carry
             index, rows = part
             key = jax.random.fold_in(dropout_key, index)
-            grads, (scalars, batch_stats) = gradient_fn(
-                params, batch_stats, rows, counts, step, key
-            )
+            grads, (scalars, batch_stats) = gradient_fn(params, batch_stats, rows, counts, key)
             return (jax.tree.map(jnp.add, total, grads), batch_stats), scalars
 
         zeros = jax.tree.map(jnp.zeros_like, params)
