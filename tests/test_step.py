@@ -1,4 +1,4 @@
-"""The training step: gradient accumulation, frozen parts and averaged weights."""
+"""The training step: gradient accumulation, a frozen trunk and averaged weights."""
 
 import functools
 
@@ -86,7 +86,7 @@ class TrunkWithNorms(StubTrunk):
 
 
 @pytest.mark.parametrize(("trunk_scale", "frozen"), [(0.0, {"trunk"}), (0.5, set())])
-def test_frozen_parts_use_and_keep_their_running_statistics(trunk_scale, frozen, monkeypatch):
+def test_a_frozen_trunk_uses_and_keeps_its_running_statistics(trunk_scale, frozen, monkeypatch):
     monkeypatch.setitem(TRUNKS, "stub", TrunkWithNorms)
     config = tiny_config(trunk="stub", mask_width=2, group_width=2, dropout=0.0, fusion="none")
     config.optimizer.trunk_scale = trunk_scale

@@ -8,7 +8,7 @@ times the dispatch time of `jax.jit` on deep networks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -59,7 +59,7 @@ class Network:
         landmarks: Landmarks | None = None,
         *,
         train: bool = False,
-        frozen: Collection[str] = (),
+        frozen_trunk: bool = False,
         dropout_key: jax.Array | None = None,
     ) -> tuple[Outputs, Variables]:
         """Runs the network.
@@ -71,8 +71,8 @@ class Network:
           landmarks: Required by oracle masks only.
           train: Normalize by the batch's own statistics, update the running ones, and apply
             dropout.
-          frozen: Parts that use their running statistics without updating them, although `train`
-            is True. Their gradient is the caller's concern.
+          frozen_trunk: Let the trunk use its running statistics without updating them, although
+            `train` is True. Its gradient is the caller's concern.
           dropout_key: PRNG key of dropout; required if `train`.
 
         Returns:
@@ -82,7 +82,7 @@ class Network:
             params = self.gather_parameters(params)
         module = nnx.merge(self.graphdef, _to_state(params), _to_state(batch_stats))
         rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
-        outputs = module(images, landmarks, train=train, frozen=frozen, rngs=rngs)
+        outputs = module(images, landmarks, train=train, frozen_trunk=frozen_trunk, rngs=rngs)
         return outputs, _to_dict(nnx.state(module, nnx.BatchStat))
 
 

@@ -15,7 +15,7 @@ Stated: the components AML and G2FF. Ours: where one ends and the other begins. 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +59,11 @@ class GlobalNetwork(nnx.Module):
         landmarks: Landmarks | None = None,
         *,
         train: bool,
-        frozen: Collection[str] = (),
+        frozen_trunk: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Outputs:
         """Predicts attributes; `landmarks` are unused. See `MGMTN.__call__`."""
-        features = self.trunk(images, train=train and "trunk" not in frozen)
+        features = self.trunk(images, train=train and not frozen_trunk)
         pooled = jnp.concatenate(
             [features[stage].astype(jnp.float32).mean((1, 2)) for stage in self.stages], axis=-1
         )
@@ -133,7 +133,7 @@ class MGMTN(nnx.Module):
         landmarks: Landmarks | None = None,
         *,
         train: bool,
-        frozen: Collection[str] = (),
+        frozen_trunk: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Outputs:
         """Predicts attributes and, unless masks are given or uniform, the mask logits.
@@ -142,19 +142,15 @@ class MGMTN(nnx.Module):
           images: Normalized pixels.
           landmarks: Required by oracle masks only.
           train: Normalize by the batch's own statistics, and apply dropout.
-          frozen: Those of "trunk", "aml" and "g2ff" that use their running statistics even if
-            `train` is True.
+          frozen_trunk: Let the trunk use its running statistics even if `train` is True.
           rngs: Source of dropout's random numbers; required if `train`.
         """
         # The scopes name the operations in profiles.
         with jax.named_scope("trunk"):
-            features = self.trunk(images, train=train and "trunk" not in frozen)
+            features = self.trunk(images, train=train and not frozen_trunk)
         with jax.named_scope("aml"):
             masks, mask_logits = self.aml(
-                images,
-                features[self.mask_stage :],
-                landmarks,
-                train=train and "aml" not in frozen,
+                images, features[self.mask_stage :], landmarks, train=train
             )
         if not self.mask_gradient:
             masks = jax.lax.stop_gradient(masks)
@@ -163,7 +159,7 @@ class MGMTN(nnx.Module):
                 [features[stage] for stage in self.stages],
                 features[-1],
                 masks[..., self.region_indices],
-                train=train and "g2ff" not in frozen,
+                train=train,
             )
         group_features = self.dropout(group_features, deterministic=not train, rngs=rngs)
         logits = [head(group_features[:, group]) for group, head in enumerate(self.heads)]

@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule, length of a run, and frozen parts."""
+"""Optimizer, learning-rate schedule, and length of a run."""
 
 from __future__ import annotations
 
@@ -70,15 +70,3 @@ def create_optimizer(
         )
         update = optax.chain(update, trunk)
     return update, schedule
-
-
-def frozen_parts(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """Lists the frozen parts of the network.
-
-    Frozen parts keep their parameters to the bit, and use their running BatchNorm statistics
-    without updating them.
-
-    Args:
-      config: The resolved config.
-    """
-    return ("trunk",) if config.optimizer.trunk_scale == 0 else ()

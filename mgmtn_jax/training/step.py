@@ -19,7 +19,6 @@ from mgmtn_jax.models.functional import State, Variables
 from mgmtn_jax.models.layers import Landmarks
 from mgmtn_jax.regions import draw_masks
 from mgmtn_jax.training import losses
-from mgmtn_jax.training.optimization import frozen_parts
 
 Batch: TypeAlias = dict[str, jax.Array]
 Scalars: TypeAlias = dict[str, jax.Array]
@@ -134,8 +133,8 @@ def make_train_step(
 def _make_gradient(
     network: functional.Network, config: ml_collections.ConfigDict, attribute_set: AttributeSet
 ) -> GradientFn:
-    """The gradient of the training loss; frozen parts of the network get none."""
-    frozen = frozen_parts(config)
+    """The gradient of the training loss; a frozen trunk gets none."""
+    frozen_trunk = config.optimizer.trunk_scale == 0
     dtype, image_size = jnp.dtype(config.model.dtype), config.data.image_size
 
     def loss_fn(
@@ -145,17 +144,15 @@ def _make_gradient(
         counts: Counts,
         dropout_key: jax.Array,
     ) -> tuple[jax.Array, tuple[Scalars, Variables]]:
-        params = {  # The backward pass of frozen parts is never computed.
-            part: jax.lax.stop_gradient(tree) if part in frozen else tree
-            for part, tree in params.items()
-        }
+        if frozen_trunk:  # Its backward pass is never computed.
+            params = params | {"trunk": jax.lax.stop_gradient(params["trunk"])}
         outputs, batch_stats = network(
             params,
             batch_stats,
             normalize(batch["image"], dtype),
             Landmarks(batch["landmarks"], batch["landmarks_valid"]),
             train=True,
-            frozen=frozen,
+            frozen_trunk=frozen_trunk,
             dropout_key=dropout_key,
         )
         logits, labels = outputs.attribute_logits, batch["labels"]
