@@ -8,8 +8,8 @@ The trunk's initial weights are installed with the landmark model, so nothing is
 
 5.70 M parameters; 0.18 G multiply-adds a face (counted by XLA).
 
-Two folds of LFWA's 6,263 faces, eight epochs: 86.24 %, 0.33 points above --config.model.fusion=concat
-(docs/experiments.md, results by folds).
+Two folds of LFWA's 6,263 faces, eight epochs: 86.24 %, 0.33 points above
+--config.model.fusion=concat (docs/experiments.md, results by folds).
 
 Measured with --config.model.fusion=concat on two cores of an AMD EPYC server, Python 3.12,
 data.cache=ram, huge pages, 13 minutes: 87.82 % mean accuracy on 982 validation faces of persons not
@@ -17,8 +17,8 @@ in training (our own split of LFWA), mask IoU 0.906. The baseline, the same comm
 --config.model.name=global: 86.78 %. Three seeds each, by experiments.ablate; docs/experiments.md
 has its command and how the recipe was found.
 
-With --config.train.num_epochs=5 as well, on 7,957 faces of CelebA at half size: 90.24 % on 995 test faces
-(our own split, three seeds), 89.81 % for the baseline.
+With --config.train.num_epochs=5 as well, on 7,957 faces of CelebA at half size: 90.24 % on 995 test
+faces (our own split, three seeds), 89.81 % for the baseline.
 """
 
 import ml_collections
