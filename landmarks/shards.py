@@ -23,6 +23,7 @@ from jaxtyping import Int64, UInt8
 
 from landmarks.detection import Detection, FindFace
 from landmarks.sources import Reader, Source, SourceFace
+from landmarks.sources.splits import count_shared
 from landmarks.work_folder import SUMMARY, WORK_FOLDER
 from mgmtn_jax.attributes import AttributeSet
 from mgmtn_jax.data import schema, storage
@@ -241,7 +242,7 @@ def merge(
             counts[name] += sidecar["counts"][name]
         hashes = np.array([int(text, 16) for text in sidecar["pixels"]], np.uint64)
         pixels.setdefault(shard.split, []).append(hashes)
-    leaks = _count_shared([np.concatenate(hashes) for hashes in pixels.values()])
+    leaks = count_shared([np.concatenate(hashes) for hashes in pixels.values()])
     if leaks:
         logging.warning(
             "images in more than one split: %d, so evaluation meets training images", leaks
@@ -254,13 +255,6 @@ def merge(
     with atomic_file(folder / SUMMARY) as file:
         file.write(json.dumps(summary, indent=1).encode() + b"\n")
     return summary
-
-
-def _count_shared(parts: Sequence[np.ndarray]) -> int:
-    """The number of values that occur in more than one part."""
-    distinct = [np.unique(part) for part in parts]
-    _, counts = np.unique(np.concatenate([*distinct, np.empty(0, np.uint64)]), return_counts=True)
-    return int((counts > 1).sum())
 
 
 def finish(

@@ -173,6 +173,9 @@ def test_faces_without_a_split_are_dealt_by_person_folder_or_image(tmp_path, cap
     again = dealt(["Male,image", *(f"1,{name}" for name in reversed(images[:500]))])
     assert again == {name: by_image[name] for name in images[:500]}
 
+    dealt(["image,Male", *(f"{i % 3}/{name},1" for i, name in enumerate(images))])
+    assert "no face in validation: there are too few folders to deal out" in caplog.text
+
     by_folder = dealt(["image,Male", *(f"{i % 50}/{name},1" for i, name in enumerate(images))])
     by_person = dealt(["image,person,Male", *(f"{n},{i % 50},1" for i, n in enumerate(images))])
     for found, unit in ((by_folder, "folder"), (by_person, "person")):
@@ -189,10 +192,11 @@ def _unit(key, unit):
 
 
 def test_a_person_in_two_splits_is_a_warning(tmp_path, caplog):
-    rows = "image,Person,split,Male\na,Ann,train,1\nb,Ann,test,1\nc,Bob,test,0\nd,,train,0\n"
-    (tmp_path / "attributes.csv").write_text(rows)
+    rows = ["image,Person,split,Male", "a,Ann,train,1", "b,Ann,test,1", "c,Bob,test,0"]
+    rows += ["d,,train,0", "e,,test,0", "f,Cleo,train,1", "g,Cleo,train,1", "h,Cleo,validation,1"]
+    (tmp_path / "attributes.csv").write_text("\n".join(rows))
     read("csv", tmp_path)
-    assert "persons in more than one split: 1" in caplog.text
+    assert "persons in more than one split: 2," in caplog.text
 
 
 @pytest.mark.parametrize(

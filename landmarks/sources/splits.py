@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,14 @@ def deal(table: Table, images: Strings, persons: Int64[np.ndarray, " faces"]) ->
         unit,
         ", ".join(f"{count} {name}" for (name, _), count in zip(_SHARES, counts, strict=True)),
     )
+    empty = [name for (name, _), count in zip(_SHARES, counts, strict=True) if not count]
+    if empty:
+        logging.warning(
+            "no face in %s: there are too few %ss to deal out; add a column split to %s",
+            " and ".join(empty),
+            unit,
+            table.path,
+        )
     return Splits(tuple(name for name, _ in _SHARES), codes)
 
 
@@ -68,12 +77,25 @@ def warn_of_shared_persons(
     if not len(persons):
         return
     named = persons != 0
-    pairs = np.unique(np.stack([persons[named], codes[named]]), axis=1)
-    _, counts = np.unique(pairs[0], return_counts=True)
-    shared = int((counts > 1).sum())
+    by_split = [(named & (codes == code)) for code in np.unique(codes)]
+    # A sixteenth of the persons at a time, so that the copies that are sorted stay small.
+    shared = sum(
+        count_shared([persons[mask & (persons & 15 == part)] for mask in by_split])
+        for part in range(16)
+    )
     if shared:
         logging.warning(
             "persons in more than one split: %d, so the network is evaluated on people it has "
             "been trained on",
             shared,
         )
+
+
+def count_shared(parts: Sequence[np.ndarray]) -> int:
+    """The number of values that occur in more than one part."""
+    # Part by part, so that no second copy of all values is sorted.
+    distinct = [np.unique(part) for part in parts]
+    if not distinct:
+        return 0
+    _, counts = np.unique(np.concatenate(distinct), return_counts=True)
+    return int((counts > 1).sum())

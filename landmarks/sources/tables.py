@@ -23,7 +23,7 @@ from etils import epath
 from landmarks.sources.label_files import LabelError, bytes_of, check_count
 
 _DELIMITERS = (",", ";", "\t")
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 1 << 20
 _BATCH_ROWS = 1 << 16
 _SAVE_AS = "save the table as UTF-8 (in Excel: CSV UTF-8)"
 
