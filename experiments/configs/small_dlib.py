@@ -10,8 +10,9 @@ The trunk's initial weights are installed with the landmark model, so nothing is
 
 Two folds of LFWA's 6,263 faces, eight epochs: 86.24 %, 0.33 points above
 --config.model.fusion=concat (docs/experiments.md, results by folds). The whole recipe, one seed, on
-982 validation faces: 87.95 %, mask IoU 0.908, no more than the concat networks below. The first fold
-alone: 86.28 %; 86.54 with --config.model.group_width=64, 86.05 with 16, 85.89 with mask_width=8.
+982 validation faces: 87.95 %, mask IoU 0.908, no more than the concat networks below. On the
+first fold alone it has 86.28 %; --config.model.group_width=64 has 86.54, 16 has 86.05, and
+--config.model.mask_width=8 has 85.89.
 
 Measured with --config.model.fusion=concat on two cores of an AMD EPYC server, Python 3.12,
 data.cache=ram, huge pages, 13 minutes: 87.82 % mean accuracy on 982 validation faces of persons not
