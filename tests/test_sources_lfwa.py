@@ -1,7 +1,7 @@
 """LFWA's MATLAB files."""
 
 import functools
-import signal
+import sys
 
 import numpy as np
 import pytest
@@ -163,9 +163,20 @@ def test_a_damaged_older_matlab_file_is_one_sentence(lfwa):
     for data, problem in (
         (b"MATLAB 5.0 MAT-file", "not a MATLAB file that can be read: "),
         (whole[:-100], "not a MATLAB file that can be read: "),
-        (whole.replace(text, b"\x10\xa9" + text[2:]), f"ended with {signal.SIGSEGV.name}"),
+        # SciPy looks this type up past the end of a table: a crash or an error, as memory has it.
+        (whole.replace(text, b"\x10\xa9" + text[2:]), "(ended with SIG|Type 43280)"),
     ):
         path.write_bytes(data)
         with pytest.raises(LabelError, match=rf"lfw_att_40.mat: .*{problem}") as caught:
             read("lfwa", lfwa)
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_crash_of_the_matlab_reader_is_one_sentence(lfwa, monkeypatch):
+    write_old_mat(lfwa / "lfw_att_40.mat", **LABELS)
+    crashing = lfwa / "python"
+    crashing.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    crashing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(crashing))
+    with pytest.raises(LabelError, match=r"lfw_att_40.mat: .*ended with SIGSEGV"):
+        read("lfwa", lfwa)
