@@ -77,7 +77,7 @@ def warn_of_shared_persons(
     if not len(persons):
         return
     named = persons != 0
-    by_split = [(named & (codes == code)) for code in np.unique(codes)]
+    by_split = [named & (codes == code) for code in np.unique(codes)]
     # A sixteenth of the persons at a time, so that the copies that are sorted stay small.
     shared = sum(
         count_shared([persons[mask & (persons & 15 == part)] for mask in by_split])
@@ -93,7 +93,6 @@ def warn_of_shared_persons(
 
 def count_shared(parts: Sequence[np.ndarray]) -> int:
     """The number of values that occur in more than one part."""
-    # Part by part, so that no second copy of all values is sorted.
     distinct = [np.unique(part) for part in parts]
     if not distinct:
         return 0
