@@ -27,7 +27,7 @@ help: ## show this list
 demo: $(VENV)/.runtime ## draw faces, find landmarks, train, evaluate, write the report (ten minutes on two cores)
 	$(call stage,drawing $(FACES) faces and finding their landmarks,$(python) -m landmarks.precompute \
 	  --source=drawn --limit=$(FACES) --seed=0 --out_dir=$(DEMO)/data --num_workers=$(WORKERS))
-	$(call stage,training (a second run resumes),$(python) -m experiments.train \
+	$(call stage,training (a second run resumes),JAX_NUM_CPU_DEVICES=2 $(python) -m experiments.train \
 	  --config=experiments/configs/demo.py --workdir=$(DEMO)/run --config.data.dir=$(DEMO)/data)
 	$(call stage,evaluating on the test faces,$(python) -m experiments.evaluate \
 	  --workdir=$(DEMO)/run --data_dir=$(DEMO)/data --split=test --out=$(DEMO))
