@@ -12,8 +12,8 @@ Two folds of LFWA's 6,263 faces, eight epochs: 86.24 %, 0.33 points above
 --config.model.fusion=concat (docs/experiments.md, results by folds). The whole recipe, one seed, on
 982 validation faces: 87.95 %, mask IoU 0.908, no more than the concat networks below. On the
 first fold alone it has 86.28 %; --config.model.group_width=64 has 86.54, 16 has 86.05, and
---config.model.mask_width=8 has 85.89. The whole recipe on the first of five folds, 1,253 faces: 87.78;
-group_width=64 has 87.88.
+--config.model.mask_width=8 has 85.89. The whole recipe on the first of five folds, 1,253 faces:
+87.78 %; group_width=64 has 87.88.
 
 Measured with --config.model.fusion=concat on two cores of an AMD EPYC server, Python 3.12,
 data.cache=ram, huge pages, 13 minutes: 87.82 % mean accuracy on 982 validation faces of persons not
